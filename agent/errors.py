@@ -1,0 +1,158 @@
+"""Every error that crosses a module, in one tree.
+
+AgentError
+├── DocumentError          a document (manifest, deployment, settings …) is not what it must be
+├── PackError              a pack contradicts itself or its manifest
+│   └── DigestMismatch     bytes are not those that were promised
+├── StoreError
+│   ├── NoSpace            the disk or the quota is full
+│   └── StoreCorrupt       what was stored is missing or altered
+├── FetchError             the pack cannot be obtained (from here, for now)
+│   └── SourceRefused      the source says no; asking again will not help
+├── LinkError
+│   ├── LinkRefused        the peer answered and refused us
+│   └── LinkUnreachable    no answer
+├── ModelError
+│   ├── ModelRejected      the file or the runtime says this model cannot run here
+│   ├── SelfTestFailed     it runs, but not with the answers it promised
+│   ├── BadInput           one message does not fit the model
+│   └── BadOutput          the model's answer is not what its manifest says
+├── RuntimeUnavailable     an inference library is absent or does not import
+├── WorkerError
+│   ├── WorkerExited       the process is gone (signal or exit status says how)
+│   ├── WorkerTimedOut     no answer within its deadline
+│   └── MemoryLimit        it asked for more memory than it may have
+├── IsolationUnavailable   this machine cannot confine a worker as far as the settings demand
+└── UsageError             a person asked for something that cannot be
+
+`ImpossibleEvent` stands outside, so that no handler for expected errors swallows a bug.
+Each class has a stable `code` (public: reports and exit messages carry it) and says whether the same
+attempt, repeated later, can succeed (`retryable`). `docs/errors.md` lists them; a test compares the two.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class AgentError(Exception):
+    """An expected failure: what failed, on what, why, and what to do about it."""
+
+    code: ClassVar[str] = "error"
+    retryable: ClassVar[bool] = False
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.hint})" if self.hint else self.message
+
+
+class DocumentError(AgentError):
+    """A value in a document is not what the schema asks for."""
+
+    code = "bad_document"
+
+    def __init__(self, path: str, expected: str, got: str, *, hint: str = "") -> None:
+        super().__init__(f"{path}: expected {expected}, got {got}", hint=hint)
+        self.path = path
+        self.expected = expected
+        self.got = got
+
+
+class PackError(AgentError):
+    code = "bad_pack"
+
+
+class DigestMismatch(PackError):
+    code = "digest_mismatch"
+
+
+class StoreError(AgentError):
+    code = "store_failed"
+
+
+class NoSpace(StoreError):
+    code = "no_space"
+    retryable = True
+
+
+class StoreCorrupt(StoreError):
+    code = "store_corrupt"
+
+
+class FetchError(AgentError):
+    code = "fetch_failed"
+    retryable = True
+
+
+class SourceRefused(FetchError):
+    code = "source_refused"
+    retryable = False
+
+
+class LinkError(AgentError):
+    code = "link_failed"
+    retryable = True
+
+
+class LinkRefused(LinkError):
+    code = "link_refused"
+
+
+class LinkUnreachable(LinkError):
+    code = "link_unreachable"
+
+
+class ModelError(AgentError):
+    code = "model_failed"
+
+
+class ModelRejected(ModelError):
+    code = "model_rejected"
+
+
+class SelfTestFailed(ModelError):
+    code = "self_test_failed"
+
+
+class BadInput(ModelError):
+    code = "bad_input"
+
+
+class BadOutput(ModelError):
+    code = "bad_output"
+
+
+class RuntimeUnavailable(AgentError):
+    code = "runtime_unavailable"
+
+
+class WorkerError(AgentError):
+    code = "worker_failed"
+
+
+class WorkerExited(WorkerError):
+    code = "worker_exited"
+
+
+class WorkerTimedOut(WorkerError):
+    code = "worker_timed_out"
+
+
+class MemoryLimit(WorkerError):
+    code = "memory_limit"
+
+
+class IsolationUnavailable(AgentError):
+    code = "isolation_unavailable"
+
+
+class UsageError(AgentError):
+    code = "usage"
+
+
+class ImpossibleEvent(RuntimeError):
+    """A state machine got an event that its table has no row for: a bug, never bad data."""
