@@ -26,8 +26,9 @@ AgentError
 └── UsageError             a person asked for something that cannot be
 
 `ImpossibleEvent` stands outside, so that no handler for expected errors swallows a bug.
-Each class has a stable `code` (public: reports and exit messages carry it) and says whether the same
-attempt, repeated later, can succeed (`retryable`). `docs/errors.md` lists them; a test compares the two.
+Each class has a stable `code` (public: reports and exit messages carry it) and says whether the
+same attempt, repeated later, can succeed (`retryable`). `docs/errors.md` lists them; a test
+compares the two.
 """
 
 from __future__ import annotations

@@ -1,0 +1,156 @@
+"""The agent's own configuration: one TOML file, every key also as EDGEWARD_SECTION_KEY."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+
+from agent.documents.codec import convert
+from agent.documents.names import Positive
+from agent.errors import DocumentError
+
+DeviceId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_:.-]{1,128}$")]
+MqttUrl = Annotated[str, msgspec.Meta(pattern=r"^(mqtt|mqtts|ws|wss)://[^/\s]+(/\S*)?$")]
+
+
+class Connection(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One MQTT connection. Secrets are named by the path of the file that holds them."""
+
+    kind: Literal["mqtt"] = "mqtt"
+    url: MqttUrl = "mqtt://127.0.0.1:1883"
+    version: Literal["auto", "5", "3.1.1"] = "auto"
+    client_id: str = ""
+    username: str = ""
+    password_file: str = ""
+    ca: str = ""
+    cert: str = ""
+    key: str = ""
+    keep_alive_s: Annotated[int, msgspec.Meta(ge=5, le=65535)] = 30
+    # Topics live below this; {device_id} is replaced. Of the link only.
+    prefix: str = "edgeward/{device_id}/"
+    proxy: str = ""
+
+
+class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    # Packs are checked against their digests; this version knows no signatures, so "refuse"
+    # refuses every pack.
+    unsigned: Literal["allow", "refuse"] = "allow"
+
+
+class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    # basic: no network, no new privileges, resource limits. none: limits only.
+    require: Literal["basic", "none"] = "basic"
+
+
+class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    store_mb: Positive = 2048
+    spool_mb: Positive = 64
+    worker_memory_mb: Annotated[int, msgspec.Meta(ge=64)] = 512
+    # Longest time that one message may take in a worker.
+    worker_deadline_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
+    # Longest time that qualifying a candidate may take.
+    probe_deadline_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
+
+
+class FetchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    # Folders below which `file:` sources may lie.
+    roots: tuple[str, ...] = ()
+
+
+class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """The whole file. Every key has a default; the device's name defaults to the host's."""
+
+    device_id: DeviceId = ""
+    state_dir: str = "/var/lib/edgeward"
+    # The local socket; default: $RUNTIME_DIRECTORY, else the state directory.
+    socket: str = ""
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    link: Connection = Connection()
+    bus: Connection | None = None
+    trust: Trust = Trust()
+    isolation: Isolation = Isolation()
+    limits: LimitSettings = LimitSettings()
+    fetch: FetchSettings = FetchSettings()
+
+
+def settings_from(raw: Mapping[str, Any], environment: Mapping[str, str], *, name: str) -> Settings:
+    """Check a parsed TOML file, with the environment laid over it.
+
+    Args:
+        raw: What the TOML parser returned.
+        environment: `EDGEWARD_LIMITS_STORE_MB=512` overrides `[limits] store_mb`.
+        name: The file's name, for errors.
+
+    Raises:
+        DocumentError: A key is unknown or its value does not fit; says which and what would.
+    """
+    merged: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in raw.items()}
+    for variable, text in sorted(environment.items()):
+        if variable.startswith("EDGEWARD_"):
+            _lay_over(merged, variable, text)
+    _refuse_unknown(merged, Settings, name)
+    return convert(merged, Settings, name=name).value
+
+
+def _lay_over(merged: dict[str, Any], variable: str, text: str) -> None:
+    words = variable.removeprefix("EDGEWARD_").lower()
+    for section, fields in _sections().items():
+        key = words.removeprefix(f"{section}_") if section else words
+        if key in fields and (not section or words.startswith(f"{section}_")):
+            target = merged.setdefault(section, {}) if section else merged
+            target[key] = _parse(text, fields[key])
+            return
+    raise DocumentError(f"environment variable {variable}", "the name of a setting", "no such key")
+
+
+def _sections() -> dict[str, dict[str, Any]]:
+    """Settings by section; the keys outside any section come last, under the empty name."""
+    top = {f.name: f.type for f in msgspec.structs.fields(Settings)}
+    structs = {name: _struct_in(kind) for name, kind in top.items()}
+    inner = {
+        name: {f.name: f.type for f in msgspec.structs.fields(kind)}
+        for name, kind in structs.items()
+        if kind is not None
+    }
+    return {**inner, "": {name: top[name] for name, kind in structs.items() if kind is None}}
+
+
+def _struct_in(kind: Any) -> type[msgspec.Struct] | None:
+    options = get_args(kind) if get_origin(kind) is Union or get_args(kind) else (kind,)
+    for option in options:
+        if isinstance(option, type) and issubclass(option, msgspec.Struct):
+            return option
+    return None
+
+
+def _parse(text: str, kind: Any) -> Any:
+    if get_origin(kind) is tuple:
+        return [part for part in text.split(":") if part]
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError:
+        return text  # the check of the whole names the key and what it expects
+
+
+def _refuse_unknown(raw: Mapping[str, Any], kind: type[msgspec.Struct], name: str) -> None:
+    known = {f.encode_name: f.type for f in msgspec.structs.fields(kind)}
+    for key, value in raw.items():
+        if key not in known:
+            raise DocumentError(
+                f"{name}.{key}", f"one of {', '.join(sorted(known))}", f"unknown key {key!r}"
+            )
+        inner = _struct_in(known[key])
+        if inner is not None and isinstance(value, Mapping):
+            _refuse_unknown(value, inner, f"{name}.{key}")
+
+
+_PLACEHOLDER = re.compile(r"\{device_id\}")
+
+
+def prefix_of(settings: Settings) -> str:
+    """The link's topic prefix for this device, ending in a slash."""
+    prefix = _PLACEHOLDER.sub(settings.device_id, settings.link.prefix)
+    return prefix if prefix.endswith("/") else prefix + "/"

@@ -1,0 +1,94 @@
+"""The JSON objects that the daemon (or a workstation's command) and a worker exchange.
+
+The order of a conversation: LOAD → READY or FAILED; then MESSAGE → RESULT, one each, in order, until
+STOP or the end of the socket. A LOAD with `probe` set is answered by PROBED (or FAILED) in place of
+READY, and the process ends.
+"""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import msgspec
+
+from agent.errors import WorkerError
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Load(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Load one variant of an unpacked pack and get ready to serve it."""
+
+    directory: str
+    pack: str
+    variant: str
+    slot: str = ""
+    threads: int = 1
+    memory_mb: int = 512
+    # Run the self-test and a short benchmark in place of serving.
+    probe: bool = False
+    # The slot's `settings`: they override options of pipeline steps by name.
+    settings: dict[str, str | int | float | bool] = {}
+    # Obey `reply_to` in JSON payloads.
+    reply_to: bool = False
+    require_isolation: str = "basic"
+
+
+class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What really runs. Sent once, after the first warm-up run."""
+
+    runtime: str
+    runtime_version: str
+    provider: str
+    variant: str
+    load_ms: float
+    isolation: dict[str, str] = {}
+    # False where the model keeps hidden state that cannot be rebuilt by replaying messages.
+    replayable: bool = True
+
+
+class Failed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Why the model does not serve: the code and text of an `AgentError`."""
+
+    code: str
+    message: str
+    hint: str = ""
+    retryable: bool = False
+
+
+class Probed(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The verdict on a candidate that loaded and ran. A failed self-test is a FAILED instead."""
+
+    ready: Ready
+    cases: int
+    max_deviation: float
+    p50_ms: float
+    peak_memory_bytes: int
+
+
+class TemplateEvent(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a template process tells: `ready` (its runtime is imported), `failed` (it is not, and it
+    ends), `started` and `exited` (a worker forked from it)."""
+
+    event: str
+    worker: int = 0
+    pid: int = 0
+    # As os.waitstatus_to_exitcode gives it: negative is the number of a signal.
+    status: int = 0
+    runtime: str = ""
+    version: str = ""
+    code: str = ""
+    message: str = ""
+    hint: str = ""
+
+
+def read(payload: bytes | memoryview, kind: type[T]) -> T:
+    """Decode one of the objects above.
+
+    Raises:
+        WorkerError: The other side speaks something else.
+    """
+    try:
+        return msgspec.json.decode(payload, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise WorkerError(f"a worker sent a {kind.__name__} that cannot be read: {error}") from None
