@@ -1,8 +1,8 @@
 """The JSON objects that the daemon (or a workstation's command) and a worker exchange.
 
-The order of a conversation: LOAD → READY or FAILED; then MESSAGE → RESULT, one each, in order, until
-STOP or the end of the socket. A LOAD with `probe` set is answered by PROBED (or FAILED) in place of
-READY, and the process ends.
+The order of a conversation: LOAD → READY or FAILED; then MESSAGE → RESULT, one each, in order,
+until STOP or the end of the socket. A LOAD with `probe` set is answered by PROBED (or FAILED) in
+place of READY, and the process ends.
 """
 
 from __future__ import annotations
