@@ -1,0 +1,175 @@
+"""What can happen to a deployment (facts), and what can be asked for in answer (actions).
+
+Facts about a rollout carry its id, so that an answer to a rollout that was left is recognised.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.documents.deployment import Deployment, Slot
+from agent.documents.report import Failure
+
+
+@dataclass(frozen=True)
+class DesiredArrived:
+    """A desired document came and fits its schema."""
+
+    deployment: Deployment
+    digest: str
+    unknown_fields: int = 0
+
+
+@dataclass(frozen=True)
+class DesiredRefused:
+    """A desired document came and was refused whole."""
+
+    failure: Failure
+    digest: str
+
+
+@dataclass(frozen=True)
+class Fetched:
+    slot: str
+    rollout: int
+
+
+@dataclass(frozen=True)
+class Verified:
+    slot: str
+    rollout: int
+
+
+@dataclass(frozen=True)
+class Qualified:
+    slot: str
+    rollout: int
+
+
+@dataclass(frozen=True)
+class Switched:
+    slot: str
+    rollout: int
+
+
+@dataclass(frozen=True)
+class ProbationPassed:
+    slot: str
+    rollout: int
+
+
+@dataclass(frozen=True)
+class Restored:
+    slot: str
+    rollout: int
+
+
+@dataclass(frozen=True)
+class RetryDue:
+    slot: str
+    rollout: int
+
+
+@dataclass(frozen=True)
+class StepFailed:
+    """The action of the rollout's phase failed."""
+
+    slot: str
+    rollout: int
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class CrashLooped:
+    """The pack that serves keeps dying."""
+
+    slot: str
+    pack: str
+    failure: Failure
+
+
+@dataclass(frozen=True)
+class RollbackRequested:
+    """A person wants the previous pack of a slot back."""
+
+    slot: str
+
+
+RolloutEvent = (
+    Fetched | Verified | Qualified | Switched | ProbationPassed | Restored | RetryDue | StepFailed
+)
+Event = DesiredArrived | DesiredRefused | CrashLooped | RollbackRequested | RolloutEvent
+
+
+@dataclass(frozen=True)
+class Fetch:
+    slot: str
+    rollout: int
+    target: Slot
+
+
+@dataclass(frozen=True)
+class Verify:
+    slot: str
+    rollout: int
+    target: Slot
+
+
+@dataclass(frozen=True)
+class Qualify:
+    slot: str
+    rollout: int
+    target: Slot
+
+
+@dataclass(frozen=True)
+class Switch:
+    """Start a worker for the target beside the one that serves, and switch between two messages."""
+
+    slot: str
+    rollout: int
+    target: Slot
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Tell when the target has served for its probation."""
+
+    slot: str
+    rollout: int
+    target: Slot
+
+
+@dataclass(frozen=True)
+class Restore:
+    """Let the target, which served before, serve again."""
+
+    slot: str
+    rollout: int
+    target: Slot
+
+
+@dataclass(frozen=True)
+class Wait:
+    slot: str
+    rollout: int
+    target: Slot
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Abandon:
+    """Stop working on a rollout; what it has on disk may stay for the next."""
+
+    slot: str
+    rollout: int
+
+
+@dataclass(frozen=True)
+class StopSlot:
+    """Stop serving a slot: finish what is in flight, unsubscribe, end its worker."""
+
+    slot: str
+
+
+Action = Fetch | Verify | Qualify | Switch | Watch | Restore | Wait | Abandon | StopSlot

@@ -1,0 +1,96 @@
+"""MQTT topic names and filters: what matches what, and the topics made from a match.
+
+Source: MQTT 5.0, section 4.7 (the same rules hold for 3.1.1).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+
+from agent.errors import DocumentError
+
+MAX_TOPIC_BYTES = 65535
+_FIELD = re.compile(r"\{([a-z]+|[0-9]+)\}")
+_FORBIDDEN_IN_NAME = re.compile(r"[+#\x00]")
+
+
+def check_filter(topic_filter: str, *, name: str) -> None:
+    """Refuse what is no topic filter.
+
+    Raises:
+        DocumentError: Says where, and which rule of section 4.7 it breaks.
+    """
+    levels = topic_filter.split("/")
+    for position, level in enumerate(levels):
+        if "#" in level and (level != "#" or position != len(levels) - 1):
+            raise DocumentError(name, "'#' alone in the last level", repr(topic_filter))
+        if "+" in level and level != "+":
+            raise DocumentError(name, "'+' alone in its level", repr(topic_filter))
+    if "\x00" in topic_filter or len(topic_filter.encode()) > MAX_TOPIC_BYTES:
+        raise DocumentError(name, "a topic filter without NUL, at most 65535 bytes", "another")
+
+
+def check_template(template: str, topic_filter: str, *, name: str) -> None:
+    """Refuse an output topic that names a wildcard which its input filter does not have.
+
+    Raises:
+        DocumentError: Says which field, and what there is.
+    """
+    count = sum(1 for level in topic_filter.split("/") if level in ("+", "#"))
+    known = {"slot", "device", *map(str, range(1, count + 1))}
+    for field in _FIELD.findall(template):
+        if field not in known:
+            raise DocumentError(name, f"fields out of {sorted(known)}", f"{{{field}}}")
+    if _FORBIDDEN_IN_NAME.search(_FIELD.sub("", template)):
+        raise DocumentError(name, "a topic name, without wildcards", repr(template))
+
+
+@lru_cache(maxsize=256)
+def _pattern(topic_filter: str) -> re.Pattern[str]:
+    shared = re.match(r"\$share/[^/]+/(.*)", topic_filter, re.DOTALL)
+    levels = (shared.group(1) if shared else topic_filter).split("/")
+    # A wildcard in the first level does not match topics that begin with $ (section 4.7.2).
+    first = r"(?!\$)" if levels[0] in ("+", "#") else ""
+    parts = [
+        "([^/]*)" if level == "+" else "(.*)" if level == "#" else re.escape(level)
+        for level in levels
+    ]
+    pattern = "/".join(parts)
+    if len(levels) > 1 and levels[-1] == "#":
+        # "sport/#" matches "sport" too.
+        pattern = "/".join(parts[:-1]) + "(?:/(.*))?"
+    return re.compile(first + pattern, re.DOTALL)
+
+
+def match(topic_filter: str, topic: str) -> tuple[str, ...] | None:
+    """Return what the wildcards of a filter stand for in a topic, or None where it does not match.
+
+    >>> match("sensors/+/accel", "sensors/press-7/accel")
+    ('press-7',)
+    """
+    found = _pattern(topic_filter).fullmatch(topic)
+    return tuple(part or "" for part in found.groups()) if found else None
+
+
+def fill(template: str, *, slot: str, device: str, wildcards: tuple[str, ...]) -> str:
+    """Return the output topic for one input topic.
+
+    >>> fill("predictions/{slot}/{1}", slot="vib", device="d", wildcards=("press-7",))
+    'predictions/vib/press-7'
+    """
+    values = {"slot": slot, "device": device}
+    values.update((str(i), part) for i, part in enumerate(wildcards, start=1))
+    return _FIELD.sub(lambda found: values[found.group(1)], template)
+
+
+def is_name(topic: str) -> bool:
+    """Whether a string is a topic one may publish to."""
+    return bool(topic) and len(topic) <= 1024 and not _FORBIDDEN_IN_NAME.search(topic)
+
+
+def levels_below(prefix: str, topic: str) -> Iterator[str]:
+    """The levels of a topic that lie below a prefix (which ends in a slash)."""
+    if topic.startswith(prefix):
+        yield from topic[len(prefix) :].split("/")
