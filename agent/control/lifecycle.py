@@ -176,7 +176,9 @@ def _advance(state: DeviceState, event: e.RolloutEvent) -> Step:
         entry = _served_by(rollout.target, entry)
     if phase is None:
         return _finished(state, event.slot, entry, rollout)
-    moved = replace(rollout, phase=phase, attempts=0, resume=None, failure=None)
+    # A pack that is fetched again because it proved altered must not be fetched for ever.
+    attempts = rollout.attempts if phase is Phase.VERIFYING else 0
+    moved = replace(rollout, phase=phase, attempts=attempts, resume=None, failure=None)
     return _with_rollout(state, event.slot, entry, moved)
 
 
@@ -213,10 +215,9 @@ def _step_failed(
         return _with_rollout(state, event.slot, entry, waiting)
     if rollout.phase is Phase.RESTORING:
         # Nothing else to go back to: what served keeps the slot, and the report says both.
-        failed = Outcome("failed", rollout.target, rollout.deployment, event.failure)
-        return Step(_with_slot(state, event.slot, SlotState(entry.serving, None, None, failed)), ())
+        entry = replace(entry, previous=None)
     failed = Outcome("failed", rollout.target, rollout.deployment, event.failure)
-    done = SlotState(entry.serving, entry.previous, None, failed)
+    done = replace(entry, rollout=None, outcome=failed)
     return Step(_with_slot(state, event.slot, done), ())
 
 
