@@ -135,8 +135,8 @@ def _thermal(folder: Path, known: Labelled, held_out: Labelled, seed: int) -> De
     write_excess_heat(file, network, measured, scale, windows.shape[1:])
     expected_c = network(_flat(windows))
     logits = (_flat(windows) @ measured.weights - expected_c) @ scale.weights + scale.bias
-    anomaly = np.asarray(1 / (1 + np.exp(-logits)))
-    outputs: dict[str, Floats] = {"anomaly": anomaly, "expected_c": expected_c}
+    anomaly = (1 / (1 + np.exp(-logits))).astype(np.float32)
+    outputs = {"anomaly": anomaly, "expected_c": expected_c}
     answers = (anomaly[:, 0] >= ANOMALY_THRESHOLD).astype(np.intp)
     judged = _HeldOut(windows, (truth > 0).astype(np.intp), answers, outputs)
     return _described(file, judged, "readings", ", ".join(THERMAL_UNITS), THERMAL_LABELS)

@@ -137,13 +137,13 @@ def machine(name: str, life_s: float, rng: np.random.Generator) -> Machine:
     )
 
 
-def fleet(count: int, *, seed: int, horizon_s: float) -> tuple[Machine, ...]:
-    """Machines of which the first dies halfway through the horizon and the last outlives it.
+def fleet(count: int, *, horizon_s: float, seed: int = 7) -> tuple[Machine, ...]:
+    """Machines of which the first wears out within the horizon and the last outlives it by far.
 
     Args:
         count: How many.
-        seed: Same seed, same fleet.
         horizon_s: Simulated seconds that will be shown.
+        seed: Same seed, same fleet.
     """
     rng = np.random.default_rng(seed)
     lives = horizon_s * np.linspace(0.6, 2.4, count) if count > 1 else [0.8 * horizon_s]
