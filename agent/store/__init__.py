@@ -1,0 +1,1 @@
+"""The disk: packs, state, the spool, and the one layer of calls they all go through."""

@@ -1,0 +1,462 @@
+"""Packs on disk, each a folder of hard links to content-addressed blobs.
+
+    blobs/sha256/ab/<hex>     every file once, read-only
+    packs/<pack id hex>/      manifest.json and the pack's files, under the names a worker uses
+    packs/<pack id hex>.files which digest each of those names must have
+    part/<hex>, <hex>.map     files being received
+
+A folder `packs/<hex>` appears whole, by one rename, and vanishes first, by another: whoever sees
+the name sees all of the pack. How many packs use a blob is its link count, kept by the file system.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import threading
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import msgspec
+
+from agent.errors import NoSpace, PackError, StoreCorrupt, StoreError
+from agent.store.blobs import Blobs, sha256
+from agent.store.files import Files, OpenFile, temporary_name
+from agent.store.names import MANIFEST, SIGNATURE, check_names, hex_of
+from agent.store.parts import BLOCKS_MAX, Part, discard_part
+from agent.store.sealed import seal, unseal
+
+MANIFEST_BYTES_MAX = 1 << 20
+RESERVE_BYTES_MIN = 64 << 20
+RESERVE_SHARE = 0.05
+PART_AGE_MAX_S = 7 * 24 * 3600
+_LIST_BYTES_MAX = 4 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class BadFile:
+    """A file of a pack that is not what was installed."""
+
+    name: str
+    digest: str
+    reason: Literal["missing", "altered", "unreadable"]
+
+
+@dataclass(frozen=True, slots=True)
+class Usage:
+    """Room taken and left, in bytes."""
+
+    used_bytes: int
+    quota_bytes: int
+    free_bytes: int
+    packs: int
+
+
+@dataclass(frozen=True, slots=True)
+class Collected:
+    """What the collector removed."""
+
+    packs: tuple[str, ...]
+    freed_bytes: int
+
+
+class PackStore:
+    """The packs of one device, within a quota and never to the last byte of the disk.
+
+    Nothing is read or written before the first call; call `sweep` once at start. Methods that
+    write, verify or collect take one lock and may read whole files: call those from a thread.
+
+    Args:
+        files: The layer to use.
+        root: The folder that holds `blobs`, `packs` and `part`: one file system with hard links.
+        quota_bytes: Most that blobs and parts may take together (`limits.store_mb`).
+    """
+
+    def __init__(self, files: Files, root: Path, quota_bytes: int) -> None:
+        self._files = files
+        self._packs = root / "packs"
+        self._part = root / "part"
+        self._root = root
+        self._quota = quota_bytes
+        self._blobs = Blobs(files, root)
+        self._receiving: dict[str, Part] = {}
+        self._lock = threading.RLock()
+
+    # What is here.
+
+    def has(self, pack_id: str) -> bool:
+        """Whether the pack is installed; whether its files are still whole, `verify` says."""
+        return self._files.is_folder(self._packs / hex_of(pack_id))
+
+    def directory(self, pack_id: str) -> Path:
+        """The folder a worker is given.
+
+        Raises:
+            StoreCorrupt: The pack is not installed.
+        """
+        path = self._packs / hex_of(pack_id)
+        if not self._files.is_folder(path):
+            raise StoreCorrupt(f"pack {pack_id} is not in the store", hint="deploy it again")
+        return path
+
+    def packs(self) -> list[str]:
+        """The ids of all installed packs, longest unused first."""
+        return [f"sha256:{name}" for name in sorted(self._pack_hexes(), key=self._last_used)]
+
+    def manifest(self, pack_id: str) -> bytes | None:
+        """The manifest of a pack, installed or being fetched; None when unknown or damaged."""
+        pack_hex = hex_of(pack_id)
+        for path in (self._packs / pack_hex / MANIFEST, self._blobs.path(pack_hex)):
+            data = self._files.read(path, MANIFEST_BYTES_MAX)
+            if data is not None and hashlib.sha256(data).hexdigest() == pack_hex:
+                return data
+        return None
+
+    def has_blob(self, digest: str) -> bool:
+        """Whether a file is here already and need not be fetched."""
+        return self._blobs.size(hex_of(digest)) is not None
+
+    def missing(self, files: Mapping[str, tuple[str, int]]) -> list[str]:
+        """The names of files still to be fetched before `install`."""
+        return [name for name, (digest, _) in files.items() if not self.has_blob(digest)]
+
+    # Receiving.
+
+    def add_manifest(self, pack_id: str, manifest: bytes) -> None:
+        """Keep the manifest of a pack that is about to be fetched; durable on return.
+
+        Raises:
+            DigestMismatch: It is not the manifest with this id.
+            PackError: It has more than 1 MiB.
+        """
+        if len(manifest) > MANIFEST_BYTES_MAX:
+            raise PackError(f"pack {pack_id}: a manifest of {len(manifest)} bytes, at most 1 MiB")
+        with self._lock:
+            self._blobs.add(manifest, hex_of(pack_id))
+
+    def begin_part(self, digest: str, size: int, block_size: int) -> Part:
+        """Start to receive a file, or go on where an earlier attempt stopped.
+
+        With another `block_size` than last time the file starts afresh.
+
+        Raises:
+            RuntimeError: The file is here (`has_blob`) or is being received already.
+            PackError: The sizes make no sense.
+            NoSpace: It would not fit; nothing was changed.
+        """
+        digest_hex = hex_of(digest)
+        if size < 0 or block_size < 1 or size > block_size * BLOCKS_MAX:
+            raise PackError(f"{digest}: {size} bytes in blocks of {block_size} cannot be received")
+        with self._lock:
+            if digest_hex in self._receiving or self.has_blob(digest):
+                raise RuntimeError(f"{digest}: here or being received already")
+            path = self._part / digest_hex
+            self.reserve(max(0, size - self._allocated(path)))
+            part = Part(
+                self._files,
+                path,
+                size,
+                block_size,
+                adopt=lambda file: self._adopt(file, digest_hex),
+                on_close=lambda: self._receiving.pop(digest_hex, None),
+            )
+            self._receiving[digest_hex] = part
+            return part
+
+    def install(
+        self,
+        pack_id: str,
+        manifest: bytes,
+        files: Mapping[str, tuple[str, int]],
+        signature: bytes | None = None,
+    ) -> Path:
+        """Make the pack's folder from files that are all here; repairs one that exists.
+
+        Reads every file that this process has not verified yet. Repeating it changes nothing.
+
+        Args:
+            pack_id: Digest of the manifest.
+            manifest: The manifest's bytes.
+            files: Name of each file → its digest and size in bytes.
+            signature: Content of `model.sig`, where there is one.
+
+        Raises:
+            PackError: A name is refused, or a size contradicts the file.
+            StoreCorrupt: A file is missing or altered; it is dropped so that it can be fetched.
+        """
+        check_names(files)
+        with self._lock:
+            self.add_manifest(pack_id, manifest)
+            for name, (digest, size) in files.items():
+                self._require(name, hex_of(digest), size)
+            links = {name: hex_of(digest) for name, (digest, _) in files.items()}
+            links[MANIFEST] = hex_of(pack_id)
+            if signature is not None:
+                links[SIGNATURE] = hashlib.sha256(signature).hexdigest()
+                self._blobs.add(signature, links[SIGNATURE])
+            path = self._packs / hex_of(pack_id)
+            self._files.make_folder(self._packs)
+            self._files.replace(_list_of(path), seal(msgspec.json.encode(links)))
+            if self._files.is_folder(path):
+                self._relink(path, links)
+            else:
+                self._build(path, links)
+            self.mark_used(pack_id)
+        return path
+
+    def mark_used(self, pack_id: str) -> None:
+        """Make this the last pack that `collect` would remove."""
+        path = self._packs / hex_of(pack_id)
+        others = (name for name in self._pack_hexes() if name != path.name)
+        newest = max(map(self._last_used, others), default=0)
+        if self._last_used(path.name) <= newest:
+            # A count, not a time: a board without a battery boots in the past.
+            # Worth no failure: without it, the order of removal is a little wrong.
+            with suppress(StoreError):
+                self._files.touch(path, newest + 1)
+
+    # Looking after it.
+
+    def sweep(self) -> None:
+        """Remove what interrupted calls have left. Call once at start, before anything else."""
+        with self._lock:
+            self._files.sweep(self._packs)
+            self._files.sweep(self._part)
+            self._blobs.sweep()
+            for name in self._files.names(self._part):
+                digest_hex = name.removesuffix(".map")
+                stored = self._blobs.size(digest_hex) is not None
+                if stored or self._files.stat(self._part / digest_hex) is None:
+                    discard_part(self._files, self._part / digest_hex)
+            for name in self._files.names(self._packs):
+                pack_hex = name.removesuffix(".files")
+                if pack_hex != name and not self._files.is_folder(self._packs / pack_hex):
+                    self._files.unlink(self._packs / name)
+
+    def verify(self, pack_id: str) -> tuple[BadFile, ...]:
+        """Read a whole pack again and say which of its files are missing or altered.
+
+        Raises:
+            StoreCorrupt: The pack, or the list of its files, is not there; install it again.
+        """
+        folder = self.directory(pack_id)
+        links = self._links(folder)
+        judged = [
+            (name, f"sha256:{to}", self._judge(folder / name, to)) for name, to in links.items()
+        ]
+        return tuple(BadFile(name, digest, bad) for name, digest, bad in judged if bad)
+
+    def repair(self, pack_id: str) -> tuple[BadFile, ...]:
+        """Verify a pack and drop each bad file from the store, so that `missing` names it.
+
+        The pack's folder stays as it is, for a worker that serves from it; fetch what is missing,
+        then `install` puts the good files in place.
+        """
+        with self._lock:
+            bad = self.verify(pack_id)
+            for file in bad:
+                digest_hex = hex_of(file.digest)
+                if self._blobs.is_altered(digest_hex):
+                    self._blobs.drop(digest_hex)
+            return bad
+
+    def reserve(self, needed_bytes: int) -> None:
+        """Check that so many more bytes may be stored.
+
+        Raises:
+            NoSpace: They would exceed the quota, or leave less than the reserve of the disk.
+        """
+        short = self._short(needed_bytes)
+        if short <= 0:
+            return
+        usage, reserve = self.usage(), self._reserve_bytes()
+        raise NoSpace(
+            f"needed {needed_bytes} bytes: free {usage.free_bytes} of which {reserve} are kept, "
+            f"used {usage.used_bytes} of quota {usage.quota_bytes}; {short} bytes short",
+            hint="remove a slot, free some space, or raise limits.store_mb",
+        )
+
+    def usage(self) -> Usage:
+        """Room taken by blobs and parts, and left."""
+        blobs = sum(blob.size for blob in self._blobs.all())
+        parts = sum(map(self._allocated, self._part_paths()))
+        free = self._files.space(self._root).free_bytes
+        return Usage(blobs + parts, self._quota, free, len(self._pack_hexes()))
+
+    def collect(
+        self,
+        roots: Collection[str],
+        *,
+        keep: Collection[str] = (),
+        needed_bytes: int = 0,
+        now_s: float | None = None,
+    ) -> Collected:
+        """Remove what nobody needs, as far as `needed_bytes` more would not fit otherwise.
+
+        First parts older than a week, then blobs of no pack, then packs, longest unused first, at
+        last unfinished parts. Not for a caller that does not know all roots.
+
+        Args:
+            roots: Ids of packs to keep: current, previous and candidate of every slot.
+            keep: Digests of files to keep although no installed pack has them: those of a pack
+                that is being fetched. Files being received at this moment are kept in any case.
+            needed_bytes: How much is about to be stored.
+            now_s: Wall clock, seconds since 1970, to tell the age of parts; not asked when None.
+        """
+        kept = {hex_of(digest) for digest in (*roots, *keep)} | set(self._receiving)
+        with self._lock:
+            before = self.usage().used_bytes
+            removed: list[str] = []
+            for _ in self._removals(roots, kept, now_s, removed):
+                if self._short(needed_bytes) <= 0:
+                    break
+            return Collected(tuple(removed), max(0, before - self.usage().used_bytes))
+
+    # How it is done.
+
+    def _removals(
+        self, roots: Collection[str], kept: set[str], now_s: float | None, removed: list[str]
+    ) -> Iterator[None]:
+        parts = [path for path in self._part_paths() if path.name not in kept]
+        if now_s is not None:
+            for path in parts:
+                found = self._files.stat(path)
+                if found is not None and now_s - found.st_mtime > PART_AGE_MAX_S:
+                    discard_part(self._files, path)
+        yield
+        yield from self._drop_unused_blobs(kept)
+        for pack_id in self.packs():
+            if pack_id not in roots:
+                self._remove_pack(self._packs / hex_of(pack_id))
+                removed.append(pack_id)
+                yield from self._drop_unused_blobs(kept)
+        for path in parts:
+            discard_part(self._files, path)
+            yield
+
+    def _drop_unused_blobs(self, kept: set[str]) -> Iterator[None]:
+        for blob in list(self._blobs.all()):
+            if blob.links == 1 and blob.digest_hex not in kept:
+                self._blobs.drop(blob.digest_hex)
+                yield
+
+    def _remove_pack(self, path: Path) -> None:
+        doomed = temporary_name(path)
+        self._files.rename(path, doomed)
+        # Durable before its files go, or a power cut could leave a pack with holes in it.
+        self._files.sync_dir(self._packs)
+        self._files.remove_tree(doomed)
+        self._files.unlink(_list_of(path))
+
+    def _adopt(self, file: OpenFile, digest_hex: str) -> None:
+        with self._lock:
+            self._blobs.adopt(file, digest_hex)
+
+    def _require(self, name: str, digest_hex: str, size: int) -> None:
+        found = self._blobs.size(digest_hex)
+        if found is not None and not self._blobs.is_whole(digest_hex):
+            self._blobs.drop(digest_hex)
+            raise StoreCorrupt(f"file {name!r} (sha256:{digest_hex}) was altered in the store")
+        if found is None:
+            raise StoreCorrupt(f"file {name!r} (sha256:{digest_hex}) is missing from the store")
+        if found != size:
+            raise PackError(f"file {name!r}: the manifest says {size} bytes, it has {found}")
+
+    def _build(self, path: Path, links: Mapping[str, str]) -> None:
+        doing = temporary_name(path)
+        try:
+            self._files.mkdir(doing)
+            for name, digest_hex in links.items():
+                self._files.make_folder((doing / name).parent)
+                self._files.link(self._blobs.path(digest_hex), doing / name)
+            for folder in _folders(doing, links):
+                self._files.sync_dir(folder)
+            self._files.rename(doing, path)
+        except StoreError:
+            self._give_up(doing)
+            raise
+        self._files.sync_dir(self._packs)
+
+    def _relink(self, path: Path, links: Mapping[str, str]) -> None:
+        for name, digest_hex in links.items():
+            blob, place = self._blobs.path(digest_hex), path / name
+            if _same_file(self._files, blob, place):
+                continue
+            # A second name beside the parts, moved over the old one: the place is never empty.
+            temporary = temporary_name(self._part / digest_hex)
+            self._files.make_folder(self._part)
+            self._files.make_folder(place.parent)
+            self._files.link(blob, temporary)
+            self._files.rename(temporary, place)
+        for folder in _folders(path, links):
+            self._files.sync_dir(folder)
+        self._files.sync_dir(self._packs)
+
+    def _give_up(self, doing: Path) -> None:
+        with suppress(StoreError):
+            if self._files.is_folder(doing):
+                self._files.remove_tree(doing)
+
+    def _links(self, path: Path) -> dict[str, str]:
+        data = self._files.read(_list_of(path), _LIST_BYTES_MAX)
+        sealed = None if data is None else unseal(data)
+        if sealed is None:
+            raise StoreCorrupt(f"{_list_of(path)}: missing or damaged", hint="deploy it again")
+        return msgspec.json.decode(sealed.document, type=dict[str, str])
+
+    def _judge(
+        self, path: Path, digest_hex: str
+    ) -> Literal["missing", "altered", "unreadable"] | None:
+        try:
+            got = sha256(self._files, path)
+        except StoreError:
+            return "unreadable"
+        if got is None:
+            return "missing"
+        return None if got == digest_hex else "altered"
+
+    def _short(self, needed_bytes: int) -> int:
+        promised = sum(part.size - part.received_bytes for part in self._receiving.values())
+        usage = self.usage()
+        coming = needed_bytes + promised
+        over_quota = usage.used_bytes + coming - usage.quota_bytes
+        below_reserve = self._reserve_bytes() - (usage.free_bytes - coming)
+        return max(over_quota, below_reserve)
+
+    def _reserve_bytes(self) -> int:
+        total = self._files.space(self._root).total_bytes
+        return max(RESERVE_BYTES_MIN, int(total * RESERVE_SHARE))
+
+    def _allocated(self, path: Path) -> int:
+        # A part has holes where blocks are still missing; its length says nothing.
+        found = self._files.stat(path)
+        return 0 if found is None else min(found.st_size, found.st_blocks * 512)
+
+    def _part_paths(self) -> list[Path]:
+        names = self._files.names(self._part)
+        return [self._part / name for name in names if len(name) == 64]
+
+    def _pack_hexes(self) -> list[str]:
+        return [name for name in self._files.names(self._packs) if len(name) == 64]
+
+    def _last_used(self, pack_hex: str) -> int:
+        found = self._files.stat(self._packs / pack_hex)
+        return 0 if found is None else int(found.st_mtime)
+
+
+def _list_of(path: Path) -> Path:
+    return path.with_name(f"{path.name}.files")
+
+
+def _same_file(files: Files, one: Path, other: Path) -> bool:
+    left, right = files.stat(one), files.stat(other)
+    return left is not None and right is not None and left.st_ino == right.st_ino
+
+
+def _folders(root: Path, names: Iterable[str]) -> list[Path]:
+    """Every folder of a pack, the deepest first."""
+    folders = {folder for name in names for folder in (root / name).parents}
+    inside = [folder for folder in folders if folder == root or root in folder.parents]
+    return sorted(inside, key=lambda folder: len(folder.parts), reverse=True)
