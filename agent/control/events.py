@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent.control.state import Qualification
 from agent.documents.deployment import Deployment, Slot
 from agent.documents.report import Failure
 
@@ -44,6 +45,7 @@ class Verified:
 class Qualified:
     slot: str
     rollout: int
+    qualification: Qualification
 
 
 @dataclass(frozen=True)

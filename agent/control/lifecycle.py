@@ -13,7 +13,15 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from agent.control import events as e
-from agent.control.state import DeviceState, Outcome, Phase, Rollout, SlotState
+from agent.control.state import (
+    DeviceState,
+    Outcome,
+    Phase,
+    Qualification,
+    Rollout,
+    SlotState,
+    packs_needed,
+)
 from agent.documents.deployment import Slot
 from agent.documents.report import Failure
 from agent.errors import ImpossibleEvent
@@ -172,6 +180,8 @@ def _advance(state: DeviceState, event: e.RolloutEvent) -> Step:
     if isinstance(event, e.StepFailed):
         return _step_failed(state, event, entry, rollout)
     phase = TRANSITIONS[rollout.phase, type(event)]
+    if isinstance(event, e.Qualified):
+        state = _remember(state, rollout.target.pack, event.qualification)
     if isinstance(event, e.Switched):
         entry = _served_by(rollout.target, entry)
     if phase is None:
@@ -180,6 +190,12 @@ def _advance(state: DeviceState, event: e.RolloutEvent) -> Step:
     attempts = rollout.attempts if phase is Phase.VERIFYING else 0
     moved = replace(rollout, phase=phase, attempts=attempts, resume=None, failure=None)
     return _with_rollout(state, event.slot, entry, moved)
+
+
+def _remember(state: DeviceState, pack: str, qualification: Qualification) -> DeviceState:
+    needed = packs_needed(state)
+    kept = {known: old for known, old in state.qualified.items() if known in needed}
+    return replace(state, qualified={**kept, pack: qualification})
 
 
 def _served_by(target: Slot, entry: SlotState) -> SlotState:

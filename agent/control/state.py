@@ -56,6 +56,16 @@ class SlotState(msgspec.Struct, frozen=True, omit_defaults=True):
     outcome: Outcome | None = None
 
 
+class Qualification(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What this device proved of a pack: the variant and runtime that passed its self-test."""
+
+    variant: str
+    runtime: str
+    p50_ms: float = 0.0
+    peak_memory_bytes: int = 0
+    max_deviation: float = 0.0
+
+
 class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything that survives a restart."""
 
@@ -67,6 +77,8 @@ class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
     unknown_fields: int = 0
     telemetry: TelemetrySettings = TelemetrySettings()
     slots: dict[str, SlotState] = {}
+    # By pack id.
+    qualified: dict[str, Qualification] = {}
     next_rollout: int = 1
 
 

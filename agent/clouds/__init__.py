@@ -1,0 +1,1 @@
+"""Dialects: what differs between the clouds, as data and small pure state machines."""

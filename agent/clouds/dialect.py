@@ -1,0 +1,74 @@
+"""What a cloud's dialect must say: the topics and envelopes of one cloud, without a socket."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(frozen=True)
+class Publication:
+    """Something to publish on the link."""
+
+    topic: str
+    payload: bytes
+    qos: int = 1
+    retain: bool = False
+
+
+@dataclass(frozen=True)
+class Desired:
+    """A desired document, as bytes; empty where it was taken away."""
+
+    payload: bytes
+
+
+@dataclass(frozen=True)
+class Command:
+    """Somebody asks for something and may want an answer."""
+
+    name: str
+    payload: bytes
+    response_topic: str | None
+    correlation_data: bytes | None
+
+
+@dataclass(frozen=True)
+class Block:
+    """A message of the block protocol, for the fetcher."""
+
+    topic: str
+    payload: bytes
+
+
+FromCloud = Desired | Command | Block
+
+
+class Dialect(Protocol):
+    """One cloud. Every method is pure; the link carries out what they return."""
+
+    def subscriptions(self) -> tuple[tuple[str, int], ...]:
+        """Topic filters and QoS that the link needs at all times."""
+
+    def receive(
+        self,
+        topic: str,
+        payload: bytes,
+        response_topic: str | None,
+        correlation_data: bytes | None,
+    ) -> FromCloud | None:
+        """What a message on the link means; None where it is not for the agent itself."""
+
+    def online(self) -> Publication:
+        """Said after each connect."""
+
+    def offline(self) -> Publication:
+        """The last will, and said on an orderly stop."""
+
+    def reported(self, report: bytes) -> Publication: ...
+
+    def telemetry(self, document: bytes) -> Publication: ...
+
+    def event(self, document: bytes) -> Publication: ...
+
+    def dead_letter(self, slot: str, document: bytes) -> Publication: ...

@@ -1,0 +1,53 @@
+"""The dialect of a plain MQTT broker: topics below one prefix, retained documents."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from agent.clouds.dialect import Block, Command, Desired, FromCloud, Publication
+
+
+@dataclass(frozen=True)
+class PlainMqtt:
+    """Topics under `prefix`, which ends in a slash (default `edgeward/{device_id}/`)."""
+
+    prefix: str
+
+    def subscriptions(self) -> tuple[tuple[str, int], ...]:
+        return ((f"{self.prefix}desired", 1), (f"{self.prefix}command/+", 1))
+
+    def receive(
+        self,
+        topic: str,
+        payload: bytes,
+        response_topic: str | None,
+        correlation_data: bytes | None,
+    ) -> FromCloud | None:
+        if not topic.startswith(self.prefix):
+            return None
+        kind, _, rest = topic[len(self.prefix) :].partition("/")
+        if kind == "desired" and not rest:
+            return Desired(payload)
+        if kind == "command" and rest and "/" not in rest:
+            return Command(rest, payload, response_topic, correlation_data)
+        if kind == "blocks":
+            return Block(topic, payload)
+        return None
+
+    def online(self) -> Publication:
+        return Publication(f"{self.prefix}status", b"online", qos=1, retain=True)
+
+    def offline(self) -> Publication:
+        return Publication(f"{self.prefix}status", b"offline", qos=1, retain=True)
+
+    def reported(self, report: bytes) -> Publication:
+        return Publication(f"{self.prefix}reported", report, qos=1, retain=True)
+
+    def telemetry(self, document: bytes) -> Publication:
+        return Publication(f"{self.prefix}telemetry", document)
+
+    def event(self, document: bytes) -> Publication:
+        return Publication(f"{self.prefix}events", document)
+
+    def dead_letter(self, slot: str, document: bytes) -> Publication:
+        return Publication(f"{self.prefix}dead-letter/{slot}", document)

@@ -1,0 +1,47 @@
+"""Which variant of a pack a device tries, in which order, and why it leaves others out."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from agent.documents.manifest import Manifest, Variant
+
+# The runtime that serves a format. Choosing among several, by measurement, belongs here too.
+RUNTIME_FOR_FORMAT = {"onnx": "onnx", "tflite": "tflite"}
+
+
+@dataclass(frozen=True)
+class Candidate:
+    variant: Variant
+    runtime: str
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Candidates, best first, and a sentence for each variant that is none."""
+
+    candidates: tuple[Candidate, ...]
+    refused: tuple[str, ...]
+
+
+def select(manifest: Manifest, unusable: Collection[str] = ()) -> Selection:
+    """Choose the variants to qualify.
+
+    Args:
+        manifest: The pack.
+        unusable: Runtimes that this device is known to lack.
+    """
+    candidates: list[Candidate] = []
+    refused: list[str] = []
+    for variant in manifest.variants:
+        runtime = RUNTIME_FOR_FORMAT.get(variant.format)
+        if runtime is None:
+            refused.append(f"{variant.name}: no runtime knows the format {variant.format!r}")
+        elif variant.needs.edgetpu:
+            refused.append(f"{variant.name}: needs an Edge TPU, and this device has none")
+        elif runtime in unusable:
+            refused.append(f"{variant.name}: the {runtime} runtime is not usable here")
+        else:
+            candidates.append(Candidate(variant, runtime))
+    return Selection(tuple(candidates), tuple(refused))

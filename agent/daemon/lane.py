@@ -1,0 +1,352 @@
+"""The life of a message inside the daemon: one lane per slot, without sockets and without a clock.
+
+A message waits, is in flight (the worker has it), then its answer is handed over to the bus; only
+then is it acknowledged. What a window still needs is held. Nothing here touches a payload.
+
+    arrived ─► waiting ─► in flight ─► handing over ─► acknowledged
+                  ▲           │   └────► held ───────────┘ (a window released it)
+                  └── died ◄──┘ retried once, alone; then set aside
+
+Bounds: `max_in_flight` messages are with the worker or being handed over. At QoS 1 the broker's
+receive maximum bounds what waits; at QoS 0 the slot says which message gives way.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from agent.daemon.meters import SlotMeters
+from agent.documents.deployment import Slot
+from agent.wire import frames, topics
+
+# Held payloads of open windows kept for a worker that has to start again.
+MAX_HELD_BYTES = 8 * 1024 * 1024
+MAX_TOPICS_CACHED = 4096
+
+
+class Inbound(Protocol):
+    """What the lane reads of a message that a bus delivered."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    dup: bool
+    response_topic: str | None
+    correlation_data: bytes | None
+
+
+@dataclass(slots=True)
+class Pending:
+    """One message on its way through a lane."""
+
+    sequence: int
+    message: Inbound
+    topic: bytes
+    received_at: float
+    sent_at: float = 0.0
+    # Attempts that ended with a dead worker or a bad output.
+    tries: int = 0
+    acknowledged: bool = False
+    # It sits in a window of the worker: only its payload is needed again, not its prediction.
+    answered: bool = False
+
+
+@dataclass(frozen=True)
+class DeadLetter:
+    """A message that was set aside, and why."""
+
+    slot: str
+    topic: str
+    payload: bytes
+    code: str
+    reason: str
+    # The worker's own error document, where it sent one.
+    detail: bytes = b""
+
+
+@dataclass
+class Effects:
+    """Everything a lane causes; the router wires it to a bus and a worker."""
+
+    # Bytes for the worker; called once per batch.
+    send: Callable[[bytes], None]
+    # topic, payload, message answered, and what to call when it is handed over (ok, reason).
+    publish: Callable[[str, bytes, Pending, Callable[[bool, str], None]], None]
+    acknowledge: Callable[[Inbound], None]
+    # The bus may deliver this message again: nobody is working on it any more.
+    forget: Callable[[Inbound], None]
+    dead_letter: Callable[[DeadLetter], None]
+    # The worker gave an answer that its manifest does not allow: replace it.
+    replace_worker: Callable[[str], None]
+
+
+@dataclass
+class Lane:
+    """One slot's messages. `now` is monotonic seconds throughout."""
+
+    name: str
+    device: str
+    spec: Slot
+    effects: Effects
+    meters: SlotMeters
+    # Topics below this prefix are the agent's own.
+    reserved: str
+    # At most this many unacknowledged messages may sit in open windows.
+    max_held: int = 64
+    waiting: deque[Pending] = field(default_factory=deque)
+    in_flight: dict[int, Pending] = field(default_factory=dict)
+    handing_over: int = 0
+    held: dict[int, Pending] = field(default_factory=dict)
+    # How many messages go one at a time, after a worker died with several.
+    careful: int = 0
+    open: bool = False
+    last_progress: float = 0.0
+    _out: list[bytes] = field(default_factory=list)
+    _next: int = 1
+    _held_bytes: int = 0
+    _held_unacknowledged: int = 0
+    _outputs: dict[str, str] = field(default_factory=dict)
+
+    # -- messages in ------------------------------------------------------------------------
+
+    def arrived(self, message: Inbound, now: float) -> None:
+        """Take one message from the bus; `flush` sends what may go."""
+        self.meters.received += 1
+        if message.dup:
+            self.meters.redelivered += 1
+        if message.qos == 0 and len(self.waiting) >= self.spec.input.max_in_flight:
+            self.meters.dropped += 1
+            if self.spec.input.drop == "drop_newest":
+                return
+            self._drop_oldest()
+        pending = Pending(self._next, message, message.topic.encode(), now)
+        self._next += 1
+        self.waiting.append(pending)
+
+    def _drop_oldest(self) -> None:
+        for pending in self.waiting:
+            if pending.message.qos == 0:
+                self.waiting.remove(pending)
+                return
+
+    def flush(self, now: float) -> None:
+        """Send waiting messages to the worker, as far as the bounds allow, in one write."""
+        if not self.open:
+            return
+        limit = 1 if self.careful else self.spec.input.max_in_flight
+        while self.waiting and len(self.in_flight) + self.handing_over < limit:
+            self._send(self.waiting.popleft(), now)
+            limit = 1 if self.careful else limit
+        self._write()
+
+    def _send(self, pending: Pending, now: float) -> None:
+        message = pending.message
+        pending.sent_at = now
+        if not self.in_flight:
+            self.last_progress = now
+        self.in_flight[pending.sequence] = pending
+        self._out.append(
+            frames.encode_message(
+                pending.sequence, pending.topic, message.payload, message.correlation_data
+            )
+        )
+
+    def _write(self) -> None:
+        if self._out:
+            self.effects.send(b"".join(self._out))
+            self._out.clear()
+
+    # -- answers ----------------------------------------------------------------------------
+
+    def answered(self, frame: frames.Frame, now: float) -> None:
+        """Take one RESULT from the worker.
+
+        Raises:
+            WorkerError: The frame cannot be read; the worker must be replaced.
+        """
+        pending = self.in_flight.pop(frame.sequence, None)
+        if pending is None:
+            return  # an answer to a message that was given up, or only replayed
+        result = frames.decode_result(frame)
+        self.last_progress = now
+        outcome = frame.flags & frames.OUTCOME_MASK
+        if frame.flags & frames.BAD_OUTPUT:
+            self._bad_output(pending, bytes(frame.payload))
+            return
+        self.careful = max(0, self.careful - 1)
+        self.meters.answered(outcome, result, now - pending.received_at, now - pending.sent_at)
+        pending.answered = True
+        if pending.sequence not in result.released:
+            self._hold(pending)
+        if outcome == frames.ABSORBED:
+            self._release(result.released, pending)
+        elif outcome == frames.REJECTED and not frame.flags & frames.HAS_ID:
+            self._set_aside(pending, "bad_input", "the message was refused", bytes(frame.payload))
+            self._release(result.released, pending)
+        else:
+            self._hand_over(pending, bytes(frame.payload), result)
+
+    def _hand_over(self, pending: Pending, payload: bytes, result: frames.Result) -> None:
+        topic = pending.message.response_topic or result.reply_topic
+        if not topic or not self._may_answer_to(topic):
+            topic = self._output_topic(pending.message.topic)
+        self.handing_over += 1
+
+        def handed_over(ok: bool, _reason: str) -> None:
+            self.handing_over -= 1
+            if ok:
+                self.meters.sent += 1
+                self._release(result.released, pending)
+            else:
+                self.meters.unsent += 1
+                self.effects.forget(pending.message)
+
+        self.effects.publish(topic, payload, pending, handed_over)
+
+    def _may_answer_to(self, topic: str) -> bool:
+        # Whoever can send a sensor message must not make the agent write its own documents.
+        return topics.is_name(topic) and not topic.startswith((self.reserved, "$"))
+
+    def _output_topic(self, topic: str) -> str:
+        known = self._outputs.get(topic)
+        if known is None:
+            wildcards = topics.match(self.spec.input.topic, topic) or ()
+            known = topics.fill(
+                self.spec.output.topic, slot=self.name, device=self.device, wildcards=wildcards
+            )
+            if len(self._outputs) >= MAX_TOPICS_CACHED:
+                self._outputs.clear()
+            self._outputs[topic] = known
+        return known
+
+    def _release(self, released: Iterable[int], answered: Pending) -> None:
+        for sequence in released:
+            if sequence == answered.sequence:
+                self._acknowledge(answered)
+                continue
+            pending = self.held.pop(sequence, None)
+            if pending is not None:
+                self._held_bytes -= len(pending.message.payload)
+                if not pending.acknowledged:
+                    self._held_unacknowledged -= 1
+                self._acknowledge(pending)
+
+    def _acknowledge(self, pending: Pending) -> None:
+        if not pending.acknowledged:
+            pending.acknowledged = True
+            self.effects.acknowledge(pending.message)
+
+    # -- windows ----------------------------------------------------------------------------
+
+    def _hold(self, pending: Pending) -> None:
+        """Keep a message that an open window needs, unacknowledged as far as the bounds allow."""
+        self.held[pending.sequence] = pending
+        self._held_bytes += len(pending.message.payload)
+        if not pending.acknowledged:
+            self._held_unacknowledged += 1
+        while self._held_unacknowledged > self.max_held:
+            oldest = next(p for p in self.held.values() if not p.acknowledged)
+            self._held_unacknowledged -= 1
+            # From here on only this process remembers it: a crash of the daemon costs it.
+            self.meters.acknowledged_early += 1
+            self._acknowledge(oldest)
+        while self._held_bytes > MAX_HELD_BYTES:
+            sequence, oldest = next(iter(self.held.items()))
+            del self.held[sequence]
+            self._held_bytes -= len(oldest.message.payload)
+            if not oldest.acknowledged:
+                self._held_unacknowledged -= 1
+            self._acknowledge(oldest)
+
+    # -- the worker -------------------------------------------------------------------------
+
+    def worker_ready(self, now: float) -> None:
+        """A worker is there: rebuild its windows, then send what waits."""
+        for pending in self.held.values():
+            message = pending.message
+            self._out.append(
+                frames.encode_message(
+                    pending.sequence,
+                    pending.topic,
+                    message.payload,
+                    message.correlation_data,
+                    replay=True,
+                )
+            )
+        self.open = True
+        self.last_progress = now
+        self.flush(now)
+        self._write()
+
+    def worker_gone(self, reason: str) -> None:
+        """The worker died (or is being replaced): everything it had goes back to the front.
+
+        Which of several messages killed it is not known, so they are tried again one at a time; a
+        message that was alone when its worker died a second time is set aside.
+        """
+        self.open = False
+        lost = list(self.in_flight.values())
+        self.in_flight.clear()
+        alone = len(lost) == 1
+        for pending in reversed(lost):
+            pending.tries += 1
+            if pending.tries > 1 and alone:
+                self.careful = max(0, self.careful - 1)
+                self._set_aside(pending, "worker_exited", reason)
+                self._acknowledge(pending)
+            else:
+                self.meters.retried += 1
+                self.waiting.appendleft(pending)
+        self.careful = max(self.careful, len(lost)) if lost else self.careful
+
+    def _bad_output(self, pending: Pending, detail: bytes) -> None:
+        self.meters.bad_outputs += 1
+        pending.tries += 1
+        if pending.tries > 1:
+            self.careful = max(0, self.careful - 1)
+            self._set_aside(pending, "bad_output", "the model's answer is not valid", detail)
+            self._acknowledge(pending)
+        else:
+            self.meters.retried += 1
+            self.waiting.appendleft(pending)
+            self.careful = max(self.careful, 1)
+        self.effects.replace_worker("its answer was not what the manifest says")
+
+    def close(self) -> None:
+        """Send nothing more to this worker; `idle` says when it has answered everything."""
+        self.open = False
+
+    @property
+    def idle(self) -> bool:
+        return not self.in_flight
+
+    def overdue(self, now: float, deadline_s: float) -> bool:
+        """Whether the worker has been silent on one message for longer than it may."""
+        return bool(self.in_flight) and now - self.last_progress > deadline_s
+
+    def _set_aside(self, pending: Pending, code: str, reason: str, detail: bytes = b"") -> None:
+        self.meters.dead_letters += 1
+        message = pending.message
+        self.effects.dead_letter(
+            DeadLetter(self.name, message.topic, message.payload, code, reason, detail)
+        )
+
+    # -- changes ----------------------------------------------------------------------------
+
+    def retarget(self, spec: Slot) -> None:
+        """Serve another specification from the next message on."""
+        self.spec = spec
+        self._outputs.clear()
+
+    def give_up(self) -> None:
+        """The slot is stopped: whatever is not answered stays with the broker."""
+        for pending in (*self.waiting, *self.in_flight.values(), *self.held.values()):
+            if not pending.acknowledged:
+                self.effects.forget(pending.message)
+        self.waiting.clear()
+        self.in_flight.clear()
+        self.held.clear()
+        self.open = False

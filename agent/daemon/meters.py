@@ -1,0 +1,98 @@
+"""Counters and latency sketches of one slot: cheap per message, summarised per telemetry window."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+
+from agent.wire import frames
+
+# Buckets grow by 2^(1/8), 9 % a step, from 1 µs to over an hour: quantiles within 4.5 %.
+STEPS_PER_DOUBLING = 8
+BUCKETS = 32 * STEPS_PER_DOUBLING
+MAX_CLASSES = 32
+
+
+class LatencySketch:
+    """A histogram of microseconds in logarithmic buckets; bounded, mergeable, no floats kept."""
+
+    __slots__ = ("count", "counts", "total_us")
+
+    def __init__(self) -> None:
+        self.counts: Counter[int] = Counter()
+        self.count = 0
+        self.total_us = 0
+
+    def add(self, microseconds: int) -> None:
+        # The top bit gives the doubling, the next three the step in it: no logarithm per message.
+        us = microseconds if microseconds > 0 else 1
+        top = us.bit_length() - 1
+        step = (us >> (top - 3)) & 7 if top >= 3 else (us << (3 - top)) & 7
+        self.counts[(top << 3) | step] += 1
+        self.count += 1
+        self.total_us += us
+
+    def quantile_ms(self, q: float) -> float | None:
+        """The q-quantile in milliseconds, or None where nothing was counted."""
+        if not self.count:
+            return None
+        rank = q * (self.count - 1)
+        seen = 0
+        for bucket in sorted(self.counts):
+            seen += self.counts[bucket]
+            if seen > rank:
+                low = (1 << (bucket >> 3)) * (1 + (bucket & 7) / 8)
+                return round(low * (1 + 0.5 / 8) / 1000, 4)
+        return None
+
+
+@dataclass
+class SlotMeters:
+    """What happened in one slot since it began (the counters) and since the last telemetry
+    document (`window`)."""
+
+    received: int = 0
+    predictions: int = 0
+    absorbed: int = 0
+    rejected: int = 0
+    sent: int = 0
+    unsent: int = 0
+    dropped: int = 0
+    redelivered: int = 0
+    retried: int = 0
+    bad_outputs: int = 0
+    dead_letters: int = 0
+    acknowledged_early: int = 0
+    worker_restarts: int = 0
+    state_lost: int = 0
+    classes: Counter[int] = field(default_factory=Counter)
+    total: LatencySketch = field(default_factory=LatencySketch)
+    queue: LatencySketch = field(default_factory=LatencySketch)
+    decode: LatencySketch = field(default_factory=LatencySketch)
+    run: LatencySketch = field(default_factory=LatencySketch)
+    encode: LatencySketch = field(default_factory=LatencySketch)
+
+    def answered(
+        self, outcome: int, result: frames.Result, total_s: float, in_worker_s: float
+    ) -> None:
+        """Count one answer; durations in seconds."""
+        if outcome == frames.PREDICTION:
+            self.predictions += 1
+            self.run.add(result.run_us)
+            self.encode.add(result.encode_us)
+            if result.class_index >= 0:
+                self.classes[result.class_index] += 1
+        elif outcome == frames.ABSORBED:
+            self.absorbed += 1
+        else:
+            self.rejected += 1
+        self.decode.add(result.decode_us)
+        self.total.add(int(total_s * 1e6))
+        spent_us = result.decode_us + result.run_us + result.encode_us
+        self.queue.add(int(total_s * 1e6) - spent_us)
+
+    def new_window(self) -> None:
+        """Start the next telemetry window: sketches and classes begin anew, counters go on."""
+        self.classes = Counter()
+        self.total, self.queue = LatencySketch(), LatencySketch()
+        self.decode, self.run, self.encode = LatencySketch(), LatencySketch(), LatencySketch()

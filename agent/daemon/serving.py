@@ -1,0 +1,252 @@
+"""One slot at work: its lane, its worker, what happens when the worker dies, how it is replaced."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent import errors
+from agent.control.health import Health
+from agent.daemon.lane import Lane
+from agent.daemon.supervisor import Supervisor, Worker
+from agent.documents.deployment import Slot
+from agent.documents.manifest import Manifest
+from agent.documents.report import Failure
+from agent.wire import frames
+from agent.wire.worker import Load
+
+log = logging.getLogger(__name__)
+
+DRAIN_S = 30.0
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything that starting a worker for a slot takes."""
+
+    spec: Slot
+    manifest: Manifest
+    runtime: str
+    load: Load
+    # How long a LOAD and one message may take, in seconds.
+    load_deadline_s: float
+    message_deadline_s: float
+
+
+@dataclass
+class Hooks:
+    """What a slot tells the rest of the daemon."""
+
+    crash_looped: Callable[[str, str, Failure], None]
+    worker_died: Callable[[str, str, int], None]
+
+
+class SlotServer:
+    """Keeps one slot serving.
+
+    `switch` is the only way a new pack takes over; a death in between restarts what served.
+    """
+
+    def __init__(self, lane: Lane, supervisor: Supervisor, hooks: Hooks) -> None:
+        self.lane = lane
+        self.plan: Plan | None = None
+        self.worker: Worker | None = None
+        self.on_probation = False
+        self.health = Health()
+        self.last_death = ""
+        self._supervisor = supervisor
+        self._hooks = hooks
+        self._loop = asyncio.get_running_loop()
+        self._restart: asyncio.Task[None] | None = None
+        self._overdue: asyncio.TimerHandle | None = None
+        self._answered_since_death = False
+        self._drained: asyncio.Event = asyncio.Event()
+        self._switching = False
+        lane.effects.send = self._send
+        lane.effects.replace_worker = self._replace_worker
+
+    # -- starting and switching ---------------------------------------------------------------
+
+    def serve(self, plan: Plan) -> None:
+        """Serve a plan that was proven before (at boot): start its worker, for as long as it
+        takes."""
+        self.plan = plan
+        self.lane.retarget(plan.spec)
+        self._schedule_restart(0.0)
+
+    async def switch(self, plan: Plan, *, on_probation: bool) -> None:
+        """Let another plan take over between two messages.
+
+        The new worker loads beside the old one, which goes on serving. Then nothing more is sent to
+        the old one, its last answers are handed over, and the new one takes what waited meanwhile.
+
+        Raises:
+            AgentError: The new worker did not get ready; the old one serves on.
+        """
+        worker = await self._supervisor.start(plan.runtime, plan.load, plan.load_deadline_s)
+        self._switching = True
+        try:
+            await self._drain()
+        except BaseException:
+            worker.stop()
+            self._switching = False
+            self._resume_old()
+            raise
+        self._switching = False
+        old, self.worker = self.worker, None
+        if old is not None:
+            old.stop()
+        self._cancel_restart()
+        self.plan = plan
+        self.on_probation = on_probation
+        self.health = Health()
+        self.lane.retarget(plan.spec)
+        self._attach(worker)
+
+    async def _drain(self) -> None:
+        self.lane.close()
+        self._drained.clear()
+        if self.lane.in_flight and self.worker is not None:
+            # A worker that hangs here meets its deadline as always, and what it had goes back.
+            try:
+                await asyncio.wait_for(self._drained.wait(), DRAIN_S)
+            except asyncio.TimeoutError:
+                log.warning("slot=%s its last messages were not answered in time", self.lane.name)
+                self.lane.worker_gone("no answer while another pack took over")
+
+    def _resume_old(self) -> None:
+        if self.worker is not None:
+            self.lane.open = True
+            self.lane.flush(self._loop.time())
+        elif self.plan is not None:
+            self._schedule_restart(0.0)
+
+    async def stop(self) -> None:
+        """Finish what is in flight, then end the worker."""
+        self._cancel_restart()
+        await self._drain()
+        if self._overdue is not None:
+            self._overdue.cancel()
+        worker, self.worker = self.worker, None
+        if worker is not None:
+            worker.stop()
+        self.lane.give_up()
+
+    # -- the worker -----------------------------------------------------------------------------
+
+    def _attach(self, worker: Worker) -> None:
+        self.worker = worker
+        worker.on_results = self._results
+        worker.on_gone = self._gone
+        if worker.gone.done():
+            self._gone(worker, str(worker.gone.result()))
+            return
+        if worker.ready is not None and not worker.ready.replayable:
+            self.lane.meters.state_lost += 1
+        log.info("slot=%s pack=%s worker=%s serving", self.lane.name, self._pack()[:19], worker.pid)
+        self.lane.worker_ready(self._loop.time())
+
+    def _send(self, data: bytes) -> None:
+        if self.worker is None:
+            return
+        self.worker.send(data)
+        if self._overdue is None and self.plan is not None:
+            self._overdue = self._loop.call_later(self.plan.message_deadline_s, self._check)
+
+    def _results(self, results: list[frames.Frame]) -> None:
+        now = self._loop.time()
+        lane = self.lane
+        worker = self.worker
+        try:
+            for frame in results:
+                if frame.kind == frames.RESULT:
+                    lane.answered(frame, now)
+                if self.worker is not worker:
+                    return  # it was replaced because of what it answered
+        except errors.WorkerError as error:
+            self._replace_worker(error.message)
+            return
+        if not self._answered_since_death:
+            self._answered_since_death = True
+            self.health = self.health.answered()
+        lane.flush(now)
+        if not lane.in_flight:
+            self._drained.set()
+
+    def _replace_worker(self, why: str) -> None:
+        worker = self.worker
+        if worker is not None:
+            self.worker = None
+            worker.on_results = worker.on_gone = None
+            worker.kill(why)
+            self._died(worker, why)
+
+    def _gone(self, worker: Worker, reason: str) -> None:
+        if self.worker is worker:
+            self.worker = None
+            self._died(worker, reason)
+
+    def _died(self, worker: Worker, reason: str) -> None:
+        now = self._loop.time()
+        log.warning("slot=%s worker=%s died: %s", self.lane.name, worker.pid, reason)
+        self.lane.worker_gone(reason)
+        self.lane.meters.worker_restarts += 1
+        self._drained.set()
+        self._hooks.worker_died(self.lane.name, reason, worker.pid)
+        self._count_death(reason, now)
+        if not self._switching:
+            self._schedule_restart(self.health.restart_after_s())
+
+    def _count_death(self, reason: str, now: float) -> None:
+        self.health = self.health.died(now)
+        self._answered_since_death = False
+        self.last_death = reason
+        if self.health.crash_looping(on_probation=self.on_probation):
+            failure = Failure(
+                code="worker_exited",
+                message=f"the worker of this pack keeps dying: {reason}",
+                hint="run `edgeward predict` with this pack and the message that kills it",
+            )
+            self._hooks.crash_looped(self.lane.name, self._pack(), failure)
+
+    def _schedule_restart(self, delay: float) -> None:
+        self._cancel_restart()
+        self._restart = self._loop.create_task(self._start_again(delay))
+
+    def _cancel_restart(self) -> None:
+        if self._restart is not None:
+            self._restart.cancel()
+            self._restart = None
+
+    async def _start_again(self, delay: float) -> None:
+        while self.plan is not None:
+            if delay:
+                await asyncio.sleep(delay)
+            plan = self.plan
+            try:
+                worker = await self._supervisor.start(plan.runtime, plan.load, plan.load_deadline_s)
+            except errors.AgentError as error:
+                log.warning("slot=%s no worker: %s", self.lane.name, error)
+                self._count_death(str(error), self._loop.time())
+                delay = max(0.1, self.health.restart_after_s())
+                continue
+            self._restart = None
+            self._attach(worker)
+            return
+
+    def _check(self) -> None:
+        """End a worker that has been silent on one message for longer than it may."""
+        self._overdue = None
+        if self.plan is None or not self.lane.in_flight:
+            return
+        now, deadline = self._loop.time(), self.plan.message_deadline_s
+        if self.lane.overdue(now, deadline):
+            self._replace_worker(f"no answer within {deadline:g} s")
+            return
+        left = self.lane.last_progress + deadline - now
+        self._overdue = self._loop.call_later(max(0.01, left + 0.01), self._check)
+
+    def _pack(self) -> str:
+        return self.plan.spec.pack if self.plan is not None else ""
