@@ -19,7 +19,7 @@ from agent.control import events as e
 from agent.control.lifecycle import resume, step
 from agent.control.state import DeviceState, Phase
 from agent.documents.report import Failure
-from agent.errors import AgentError, StoreError
+from agent.errors import AgentError, ImpossibleEvent, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +84,11 @@ class Reconciler:
             await self._wake.wait()
             self._wake.clear()
             while self._events:
-                await self._take(self._events.popleft())
+                event = self._events.popleft()
+                try:
+                    await self._take(event)
+                except ImpossibleEvent:
+                    log.exception("bug: no row for %r; nothing was changed", event)
 
     async def close(self) -> None:
         """Stop all tasks; their rollouts go on at the next start."""
