@@ -4,41 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnx
-from numpy.typing import NDArray
-from onnx import TensorProto, helper, numpy_helper
 
 from agent.demo import features
 from agent.demo.networks import Network
+from agent.demo.onnx_graph import OnnxGraph
 from agent.demo.physics import WINDOW
-
-# Opset 13 and IR 8 load in every ONNX Runtime that a supported board may carry (1.17 on).
-OPSET, IR_VERSION = 13, 8
-
-
-class _Graph:
-    """Nodes and constants in the order they were added, each named after its only output."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: list[Any] = []
-
-    def add(self, op: str, inputs: Sequence[str], output: str, **attributes: Any) -> str:
-        node = helper.make_node(op, list(inputs), [output], name=output, **attributes)
-        self.nodes.append(node)
-        return output
-
-    def constant(self, name: str, value: NDArray[Any]) -> str:
-        self.constants.append(numpy_helper.from_array(value, name))
-        return name
 
 
 def write_overall_level(path: Path, network: Network, labels: Sequence[str]) -> None:
     """The graph of `features.overall_level` and the network."""
-    graph = _Graph()
+    graph = _graph()
     floor = graph.constant("floor", np.array([features.FLOOR], np.float32))
     mean = graph.add("ReduceMean", ["acceleration"], "mean", axes=[1])
     centred = graph.add("Sub", ["acceleration", mean], "centred")
@@ -51,7 +28,7 @@ def write_overall_level(path: Path, network: Network, labels: Sequence[str]) -> 
 
 def write_envelope_spectrum(path: Path, network: Network, labels: Sequence[str]) -> None:
     """The graph of `features.envelope_spectrum` and the network."""
-    graph = _Graph()
+    graph = _graph()
     floor = graph.constant("floor", np.array([features.FLOOR], np.float32))
     axis = graph.constant("channel_axis", np.array([1], np.int64))
     signal = graph.add("Unsqueeze", ["acceleration", axis], "signal")
@@ -66,7 +43,7 @@ def write_envelope_spectrum(path: Path, network: Network, labels: Sequence[str])
     _save(path, graph, version=2, labels=labels, description="Band energies and envelope spectrum")
 
 
-def _envelope_spectrum(graph: _Graph, power: str, floor: str, axis: str) -> str:
+def _envelope_spectrum(graph: OnnxGraph, power: str, floor: str, axis: str) -> str:
     """One strided convolution adds up the upper bands and averages them to the envelope's rate."""
     step, bands = features.ENVELOPE_STEP, features.BANDS
     average = np.zeros((1, bands, step), np.float32)
@@ -86,34 +63,27 @@ def _envelope_spectrum(graph: _Graph, power: str, floor: str, axis: str) -> str:
     return graph.add("Log", [graph.add("Add", [total, floor], "spectrum_floor")], "log_spectrum")
 
 
-def _classify(graph: _Graph, rows: str, network: Network) -> None:
+def _graph() -> OnnxGraph:
+    return OnnxGraph("bearing", "acceleration", np.float32, [1, WINDOW])
+
+
+def _classify(graph: OnnxGraph, rows: str, network: Network) -> None:
     last = len(network.layers) - 1
     for number, layer in enumerate(network.layers):
-        weights = graph.constant(f"weights_{number}", layer.weights)
-        bias = graph.constant(f"bias_{number}", layer.bias)
-        rows = graph.add("Gemm", [rows, weights, bias], f"dense_{number}")
+        rows = graph.dense(rows, f"dense_{number}", layer.weights, layer.bias)
         if number < last:
             rows = graph.add("Relu", [rows], f"relu_{number}")
     graph.add("Softmax", [rows], "probabilities", axis=1)
 
 
 def _save(
-    path: Path, graph: _Graph, *, version: int, labels: Sequence[str], description: str
+    path: Path, graph: OnnxGraph, *, version: int, labels: Sequence[str], description: str
 ) -> None:
-    model = helper.make_model(
-        helper.make_graph(
-            graph.nodes,
-            "bearing",
-            [helper.make_tensor_value_info("acceleration", TensorProto.FLOAT, [1, WINDOW])],
-            [helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, [1, len(labels)])],
-            graph.constants,
-        ),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-        producer_name="edgeward demo",
-        model_version=version,
-        doc_string=description,
+    graph.write(
+        path,
+        "probabilities",
+        [1, len(labels)],
+        version=version,
+        description=description,
+        properties={"labels": ",".join(labels), "unit": "g"},
     )
-    helper.set_model_props(model, {"labels": ",".join(labels), "unit": "g"})
-    onnx.checker.check_model(model, full_check=True)
-    path.write_bytes(model.SerializeToString(deterministic=True))

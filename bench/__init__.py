@@ -1,0 +1,1 @@
+"""Measures the agent beside the scripts that an engineer would write by hand."""
