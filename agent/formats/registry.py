@@ -1,0 +1,75 @@
+"""Which formats there are: one line each; how a file is recognised; who describes it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from agent.errors import ModelRejected
+from agent.formats import magic, onnx, tflite
+from agent.formats.description import ModelDescription
+
+HEAD_LENGTH = 512  # bytes that `recognise` looks at
+
+
+class Format(NamedTuple):
+    """A format that is read here."""
+
+    name: str
+    title: str
+    suffix: str
+    matches: Callable[[bytes], bool]
+    describe: Callable[[memoryview], ModelDescription]
+
+
+# In order of recognition: ONNX, which has no magic number, comes last.
+FORMATS = (
+    Format("tflite", "TFLite", ".tflite", magic.is_tflite, tflite.describe),
+    Format("onnx", "ONNX", ".onnx", magic.is_onnx, onnx.describe),
+)
+
+
+def recognise(head: bytes) -> str:
+    """Name what a file is by its first `HEAD_LENGTH` bytes.
+
+    Returns:
+        A format's name ("onnx", "tflite"), the name of a foreign kind ("zip", "hdf5" …, see
+        `magic.FOREIGN`), "empty" or "unknown".
+    """
+    if not head:
+        return "empty"
+    return next((kind.name for kind in (*FORMATS, *magic.FOREIGN) if kind.matches(head)), "unknown")
+
+
+def describe(data: bytes | memoryview, *, filename: str = "") -> ModelDescription:
+    """Describe a model by its content; the name decides only where the content says nothing.
+
+    Args:
+        data: the whole file, up to any size; weights are not walked.
+        filename: name or path of the file.
+
+    Raises:
+        ModelRejected: the file is no model that is read here, or a damaged one.
+    """
+    view = memoryview(data).cast("B")
+    head = bytes(view[:HEAD_LENGTH])
+    kind = recognise(head)
+    for known in FORMATS:
+        if known.name == kind or (kind == "unknown" and filename.endswith(known.suffix)):
+            return known.describe(view)
+    raise _refusal(kind, head)
+
+
+def _refusal(kind: str, head: bytes) -> ModelRejected:
+    if kind == "empty":
+        return ModelRejected("the model file is empty", hint="copy or export it again")
+    titles = " or ".join(f.title for f in FORMATS)
+    for foreign in magic.FOREIGN:
+        if foreign.name == kind:
+            return ModelRejected(
+                f"the file is {foreign.title}, not a {titles} model", hint=foreign.advice
+            )
+    return ModelRejected(
+        f"the file is not a {titles} model: it begins with {head[:8].hex(' ')}",
+        hint="give the .onnx or .tflite file itself",
+    )
