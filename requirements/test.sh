@@ -7,28 +7,20 @@
 set -eu
 cd "$(dirname "$0")/.."
 
+say() { echo "==> $*"; }
+# shellcheck source=requirements/python.sh
+. requirements/python.sh
+
 # Debian keeps daemons where an ordinary user's PATH does not look.
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
-install_mosquitto() {
-    command -v apt-get >/dev/null || return 1
-    root=
-    [ "$(id -u)" = 0 ] || root="sudo -n"
-    $root true 2>/dev/null || return 1
-    echo "==> Installing mosquitto, the broker that the tests talk to"
-    $root apt-get -qq update >/dev/null || true
-    # A run level in which nothing starts: the tests run their own brokers.
-    $root env RUNLEVEL=1 DEBIAN_FRONTEND=noninteractive \
-        apt-get -qq install -y --no-install-recommends mosquitto >/dev/null 2>&1
-}
-
 if [ -z "${EDGEWARD_TEST_BROKER:-}" ]; then
     EDGEWARD_TEST_BROKER=mosquitto
-    command -v mosquitto >/dev/null || install_mosquitto || EDGEWARD_TEST_BROKER=embedded
+    command -v mosquitto >/dev/null || apt_install mosquitto || EDGEWARD_TEST_BROKER=embedded
 fi
 export EDGEWARD_TEST_BROKER PATH
 
-echo "==> Running the tests (broker: $EDGEWARD_TEST_BROKER)"
+say "Running the tests (broker: $EDGEWARD_TEST_BROKER)"
 status=0
 .venv/bin/python -m pytest "$@" || status=$?
 if [ "$EDGEWARD_TEST_BROKER" = embedded ]; then
