@@ -3,7 +3,8 @@
 AgentError
 ├── DocumentError          a document (manifest, deployment, settings …) is not what it must be
 ├── PackError              a pack contradicts itself or its manifest
-│   └── DigestMismatch     bytes are not those that were promised
+│   ├── DigestMismatch     bytes are not those that were promised
+│   └── Unsigned           nobody vouches for the pack, and the settings ask for it
 ├── StoreError
 │   ├── NoSpace            the disk or the quota is full
 │   └── StoreCorrupt       what was stored is missing or altered
@@ -71,6 +72,10 @@ class DigestMismatch(PackError):
     code = "digest_mismatch"
 
 
+class Unsigned(PackError):
+    code = "unsigned"
+
+
 class StoreError(AgentError):
     code = "store_failed"
 
@@ -82,6 +87,7 @@ class NoSpace(StoreError):
 
 class StoreCorrupt(StoreError):
     code = "store_corrupt"
+    retryable = True
 
 
 class FetchError(AgentError):

@@ -1,0 +1,262 @@
+"""What a deployment's actions do: fetch, verify, qualify, switch, watch, restore, stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from agent.control import events as e
+from agent.control.selection import Candidate, select
+from agent.control.state import DeviceState, Qualification
+from agent.daemon.fetch import Fetcher
+from agent.daemon.lane import DeadLetter, Lane
+from agent.daemon.meters import SlotMeters
+from agent.daemon.router import Router
+from agent.daemon.serving import Hooks, Plan, SlotServer
+from agent.daemon.supervisor import Supervisor
+from agent.documents import codec
+from agent.documents.deployment import Slot
+from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest
+from agent.documents.report import Progress
+from agent.documents.settings import Settings, prefix_of
+from agent.errors import AgentError, PackError, RuntimeUnavailable, StoreCorrupt, Unsigned
+from agent.store.packs import PackStore
+from agent.wire import topics
+from agent.wire.worker import Load
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Acts:
+    """The performers of the reconciler, and the slots that serve.
+
+    Every act may be repeated: after a restart the same one is asked for again.
+    """
+
+    settings: Settings
+    store: PackStore
+    fetcher: Fetcher
+    supervisor: Supervisor
+    router: Router
+    hooks: Hooks
+    dead_letter: Callable[[DeadLetter], None]
+    state: Callable[[], DeviceState]
+    progressed: Callable[[], None]
+    servers: dict[str, SlotServer] = field(default_factory=dict)
+    progress: dict[str, Progress] = field(default_factory=dict)
+    # Runtimes whose template died or did not import; tried again after a restart of the agent.
+    unusable: dict[str, str] = field(default_factory=dict)
+    _stopping: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+
+    # -- performers -----------------------------------------------------------------------------
+
+    async def fetch(self, action: e.Fetch) -> e.Fetched:
+        target = action.target
+        self._check_topics(action.slot, target)
+
+        def progress(done: int, total: int) -> None:
+            self.progress[action.slot] = Progress(done, total)
+            self.progressed()
+
+        try:
+            await self.fetcher.fetch(target.pack, target.source, progress)
+        finally:
+            self.progress.pop(action.slot, None)
+        return e.Fetched(action.slot, action.rollout)
+
+    def _check_topics(self, name: str, slot: Slot) -> None:
+        topics.check_filter(slot.input.topic, name=f"desired.slots.{name}.input.topic")
+        topics.check_template(
+            slot.output.topic, slot.input.topic, name=f"desired.slots.{name}.output.topic"
+        )
+
+    async def verify(self, action: e.Verify) -> e.Verified:
+        pack = action.target.pack
+        if self.settings.trust.unsigned == "refuse":
+            raise Unsigned(
+                f"pack {pack} has no signature that this agent knows",
+                hint='set [trust] unsigned = "allow" to serve packs checked by digest only',
+            )
+        bad = await asyncio.to_thread(self.store.repair, pack)
+        if bad:
+            names = ", ".join(file.name for file in bad)
+            raise StoreCorrupt(
+                f"pack {pack}: {names} on disk is not what the manifest says",
+                hint="it is fetched again; if this repeats, check the storage medium",
+            )
+        self._manifest(pack)
+        return e.Verified(action.slot, action.rollout)
+
+    async def qualify(self, action: e.Qualify) -> e.Qualified:
+        """Prove the pack in a throw-away process: the first variant that passes is chosen."""
+        manifest = self._manifest(action.target.pack)
+        selection = select(manifest, self.unusable)
+        reasons = list(selection.refused)
+        last: AgentError | None = None
+        for candidate in selection.candidates:
+            try:
+                chosen = await self._probe(action, manifest, candidate)
+                return e.Qualified(action.slot, action.rollout, chosen)
+            except RuntimeUnavailable as error:
+                self.unusable[candidate.runtime] = str(error)
+                last = error
+            except AgentError as error:
+                last = error
+            reasons.append(f"{candidate.variant.name} on {candidate.runtime}: {last}")
+        if last is not None and len(reasons) == 1:
+            raise last
+        kind = type(last) if last is not None and not selection.refused else PackError
+        raise kind("no variant of this pack runs here: " + "; ".join(reasons))
+
+    async def _probe(
+        self, action: e.Qualify, manifest: Manifest, candidate: Candidate
+    ) -> Qualification:
+        plan = self._plan_of(action.slot, action.target, manifest, candidate, probe=True)
+        probed = await self.supervisor.probe(
+            plan.runtime, plan.load, self.settings.limits.probe_deadline_s
+        )
+        log.info(
+            "slot=%s variant=%s runtime=%s passed %d cases, p50 %.3f ms, peak %.0f MB",
+            action.slot,
+            candidate.variant.name,
+            candidate.runtime,
+            probed.cases,
+            probed.p50_ms,
+            probed.peak_memory_bytes / 1e6,
+        )
+        return Qualification(
+            candidate.variant.name,
+            candidate.runtime,
+            probed.p50_ms,
+            probed.peak_memory_bytes,
+            probed.max_deviation,
+        )
+
+    async def switch(self, action: e.Switch) -> e.Switched:
+        await self._take_over(action.slot, action.target, on_probation=True)
+        return e.Switched(action.slot, action.rollout)
+
+    async def restore(self, action: e.Restore) -> e.Restored:
+        await self._take_over(action.slot, action.target, on_probation=False)
+        return e.Restored(action.slot, action.rollout)
+
+    async def _take_over(self, name: str, target: Slot, *, on_probation: bool) -> None:
+        stopping = self._stopping.get(name)
+        if stopping is not None:
+            await asyncio.wait((stopping,))
+        plan = self._plan(name, target)
+        server = self.servers.get(name)
+        if server is None:
+            server = self._new_server(name, target)
+        try:
+            await server.switch(plan, on_probation=on_probation)
+        except BaseException:
+            if server.plan is None:
+                await self._remove(name, server)
+            raise
+        self.router.follow(name, target)
+
+    async def watch(self, action: e.Watch) -> e.ProbationPassed:
+        await asyncio.sleep(action.target.rollout.probation_s)
+        server = self.servers.get(action.slot)
+        if server is not None:
+            server.on_probation = False
+        return e.ProbationPassed(action.slot, action.rollout)
+
+    async def wait(self, action: e.Wait) -> e.RetryDue:
+        # Jitter, so that a fleet that lost its server does not come back at once.
+        await asyncio.sleep(action.seconds * random.uniform(0.5, 1.0))  # noqa: S311
+        return e.RetryDue(action.slot, action.rollout)
+
+    async def stop_slot(self, action: e.StopSlot) -> None:
+        server = self.servers.pop(action.slot, None)
+        if server is None:
+            return
+        task = asyncio.ensure_future(self._remove(action.slot, server))
+        self._stopping[action.slot] = task
+        try:
+            await asyncio.shield(task)
+        finally:
+            self._stopping.pop(action.slot, None)
+
+    async def _remove(self, name: str, server: SlotServer) -> None:
+        if self.servers.get(name) is server:
+            del self.servers[name]
+        self.router.remove(name)
+        await server.stop()
+
+    # -- serving --------------------------------------------------------------------------------
+
+    def serve_what_served(self) -> None:
+        """At boot: every slot that had a proven pack serves it, whatever its rollout does."""
+        for name, entry in self.state().slots.items():
+            if entry.serving is None:
+                continue
+            try:
+                plan = self._plan(name, entry.serving)
+            except AgentError as error:
+                log.error("slot=%s cannot serve: %s", name, error)
+                continue
+            self._new_server(name, entry.serving).serve(plan)
+
+    def _new_server(self, name: str, spec: Slot) -> SlotServer:
+        lane = Lane(
+            name,
+            self.settings.device_id,
+            spec,
+            self.router.effects(name, self.dead_letter),
+            SlotMeters(),
+            reserved=prefix_of(self.settings),
+        )
+        server = SlotServer(lane, self.supervisor, self.hooks)
+        self.servers[name] = server
+        self.router.add(lane)
+        return server
+
+    def _manifest(self, pack: str) -> Manifest:
+        data = self.store.manifest(pack)
+        if data is None:
+            raise StoreCorrupt(f"pack {pack}: its manifest is missing or altered on disk")
+        return codec.decode(data, Manifest, name="manifest", max_bytes=MAX_MANIFEST_BYTES).value
+
+    def _plan(self, name: str, target: Slot) -> Plan:
+        """How to start a worker for a pack that qualified here."""
+        manifest = self._manifest(target.pack)
+        known = self.state().qualified.get(target.pack)
+        if known is None:
+            raise PackError(f"pack {target.pack} did not qualify on this device")
+        for candidate in select(manifest).candidates:
+            if candidate.variant.name == known.variant:
+                return self._plan_of(name, target, manifest, candidate)
+        raise PackError(f"pack {target.pack} has no variant {known.variant!r} for this device")
+
+    def _plan_of(
+        self,
+        name: str,
+        target: Slot,
+        manifest: Manifest,
+        candidate: Candidate,
+        *,
+        probe: bool = False,
+    ) -> Plan:
+        limits = self.settings.limits
+        memory_mb = min(limits.worker_memory_mb, manifest.limits.memory_mb or 1 << 30)
+        deadline_s = limits.worker_deadline_s
+        if manifest.limits.deadline_ms is not None:
+            deadline_s = min(deadline_s, manifest.limits.deadline_ms / 1000)
+        load = Load(
+            directory=str(self.store.directory(target.pack)),
+            pack=target.pack,
+            variant=candidate.variant.name,
+            slot=name,
+            memory_mb=memory_mb,
+            probe=probe,
+            settings=dict(target.settings),
+            reply_to=target.output.reply_to,
+            require_isolation=self.settings.isolation.require,
+        )
+        return Plan(target, manifest, candidate.runtime, load, limits.probe_deadline_s, deadline_s)

@@ -1,0 +1,101 @@
+"""The local socket's server: one JSON line in, one JSON line out, for the right user only."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import struct
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.errors import AgentError, UsageError
+from agent.links.local import MAX_REQUEST_BYTES, address_of
+
+log = logging.getLogger(__name__)
+
+REQUEST_DEADLINE_S = 5.0
+MAX_CONNECTIONS = 16
+_PEER = struct.Struct("3i")
+
+Handler = Callable[[dict[str, Any]], Awaitable[Mapping[str, Any]]]
+
+
+class LocalApi:
+    """Answers `{"command": NAME, …}` on a Unix socket of mode 0600.
+
+    The kernel tells who is at the other end (SO_PEERCRED, unix(7)): the agent's own user and root
+    may ask, whatever the socket's mode became.
+    """
+
+    def __init__(self, path: Path, commands: Mapping[str, Handler]) -> None:
+        self._path = path
+        self._commands = commands
+        self._server: asyncio.AbstractServer | None = None
+        self._open = 0
+
+    async def start(self) -> None:
+        """Listen; a socket left behind by a dead agent is replaced (the state lock is ours)."""
+        with suppress(FileNotFoundError):
+            self._path.unlink()
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        before = os.umask(0o177)
+        try:
+            with address_of(self._path) as address:
+                sock.bind(address)
+        finally:
+            os.umask(before)
+        self._server = await asyncio.start_unix_server(
+            self._serve, sock=sock, limit=MAX_REQUEST_BYTES
+        )
+
+    async def stop(self) -> None:
+        if self._server is not None:
+            self._server.close()
+            with suppress(FileNotFoundError):
+                self._path.unlink()
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            if self._open >= MAX_CONNECTIONS or not _may_ask(writer):
+                return
+            self._open += 1
+            try:
+                line = await asyncio.wait_for(reader.readline(), REQUEST_DEADLINE_S)
+                writer.write(msgspec.json.encode(await self.answer(line)) + b"\n")
+                await asyncio.wait_for(writer.drain(), REQUEST_DEADLINE_S)
+            finally:
+                self._open -= 1
+        except (asyncio.TimeoutError, ConnectionError, ValueError) as error:
+            log.debug("a local request ended early: %s", error)
+        finally:
+            writer.close()
+
+    async def answer(self, line: bytes) -> Mapping[str, Any]:
+        """Answer one request; an error is an answer too."""
+        try:
+            request = msgspec.json.decode(line, type=dict[str, Any])
+            name = request.get("command")
+            handler = self._commands.get(name) if isinstance(name, str) else None
+            if handler is None:
+                raise UsageError(
+                    f"no command {name!r}", hint=f"known: {', '.join(sorted(self._commands))}"
+                )
+            return await handler(request)
+        except msgspec.DecodeError as error:
+            return {"error": {"code": "usage", "message": f"not a JSON object: {error}"}}
+        except AgentError as error:
+            return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+
+
+def _may_ask(writer: asyncio.StreamWriter) -> bool:
+    sock = writer.get_extra_info("socket")
+    _pid, uid, _gid = _PEER.unpack(
+        sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _PEER.size)
+    )
+    return uid in (0, os.geteuid())
