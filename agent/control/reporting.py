@@ -1,0 +1,102 @@
+"""From the device's state to its report: a pure function, so that the report is never a memory of
+its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from agent.control.state import DeviceState, Phase, Rollout, SlotState
+from agent.documents.report import Failure, Progress, Report, SlotPhase, SlotReport
+
+# Waiting shows as the phase that it comes back to; the error beside it says why it waits.
+_SHOWN: Mapping[Phase, SlotPhase] = {
+    Phase.FETCHING: "fetching",
+    Phase.VERIFYING: "verifying",
+    Phase.QUALIFYING: "qualifying",
+    Phase.SWITCHING: "qualifying",
+    Phase.PROBATION: "probation",
+    Phase.RESTORING: "failed",
+}
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of a slot's running worker and of its pack, beside the state."""
+
+    name: str = ""
+    version: str = ""
+    variant: str = ""
+    runtime: str = ""
+    runtime_version: str = ""
+    provider: str = ""
+    isolation: str = ""
+    p50_ms: float | None = None
+    progress: Progress | None = None
+    # Why the worker of a serving slot is not there.
+    trouble: Failure | None = None
+
+
+def build_report(
+    state: DeviceState,
+    *,
+    agent: str,
+    device: str,
+    facts: Mapping[str, Facts],
+    trouble: Failure | None = None,
+) -> Report:
+    """Return the whole reported document.
+
+    Args:
+        state: What is saved.
+        agent: The agent's version.
+        device: The device's id.
+        facts: By slot.
+        trouble: What keeps the agent as a whole from acting, such as a full disk.
+    """
+    return Report(
+        schema=1,
+        agent=agent,
+        device=device,
+        deployment=state.deployment,
+        slots={name: _slot(entry, facts.get(name, Facts())) for name, entry in state.slots.items()},
+        refused=trouble or state.refused,
+        unknown_fields=state.unknown_fields,
+    )
+
+
+def _slot(entry: SlotState, facts: Facts) -> SlotReport:
+    shown, wanted, error = _verdict(entry)
+    serving = entry.serving
+    return SlotReport(
+        state=shown,
+        wanted=wanted,
+        pack=serving.pack if serving is not None else "",
+        name=facts.name,
+        version=facts.version,
+        variant=facts.variant,
+        runtime=facts.runtime,
+        runtime_version=facts.runtime_version,
+        provider=facts.provider,
+        isolation=facts.isolation,
+        p50_ms=facts.p50_ms,
+        previous=entry.previous.pack if entry.previous is not None else "",
+        progress=facts.progress,
+        error=error or facts.trouble,
+    )
+
+
+def _verdict(entry: SlotState) -> tuple[SlotPhase, str, Failure | None]:
+    rollout = entry.rollout
+    if rollout is not None:
+        return _phase_shown(rollout), rollout.target.pack, rollout.failure
+    if entry.outcome is not None:
+        return entry.outcome.state, entry.outcome.target.pack, entry.outcome.failure
+    return "active", entry.serving.pack if entry.serving is not None else "", None
+
+
+def _phase_shown(rollout: Rollout) -> SlotPhase:
+    phase = rollout.phase
+    if phase is Phase.WAITING:
+        phase = rollout.resume or Phase.FETCHING
+    return _SHOWN[phase]
