@@ -44,9 +44,12 @@ bench:  ## Measure the agent beside the script one would write by hand
 	@$(prepare) bench
 	@$(BIN)/python -m bench $(ARGS)
 
-build:  ## Build the wheel and the source distribution into dist/
+build:  ## Build wheel, source distribution and the bundle for devices into dist/
 	@$(prepare) dev
-	@$(call step,building into dist/,$(BIN)/python -m build --outdir dist .)
+	@rm -rf dist
+	@$(call step,building into dist/,$(BIN)/python -m build --outdir dist . >.venv/build.log 2>&1) \
+		|| { cat .venv/build.log >&2; exit 1; }
+	@$(call step,bundling for devices,sh systemd/bundle.sh)
 
 schemas:  ## Write docs/schemas anew from the types in agent/documents
 	@$(prepare) dev
