@@ -50,7 +50,9 @@ class Flatbuffer:
 
     def require(self, position: int, size: int) -> None:
         if position < 0 or position + size > len(self._data):
-            raise damaged(self.what, f"it points to byte {position + size} of {len(self._data)}")
+            raise damaged(
+                self.what, f"it needs byte {position + size} of a file of {len(self._data)} bytes"
+            )
 
     def follow(self, position: int) -> int:
         """The target of the unsigned offset at `position`."""

@@ -24,7 +24,7 @@ from agent.formats.onnx_survey import Survey, survey
 from agent.formats.onnx_types import describe_value
 from agent.formats.protobuf import Message, fields, read
 
-MAX_STEPS = 4_000_000  # some four seconds; a forest of 100,000 nodes takes 200,000
+MAX_STEPS = 6_000_000  # some four seconds; a network of 10,000 nodes takes 300,000
 _FIRST_IR_WITH_OPSETS = 3
 
 # The domains whose operators ONNX itself or ONNX Runtime's stock build defines.

@@ -14,6 +14,7 @@ from agent.formats.protobuf import Message, fields, read
 
 MAX_GRAPH_DEPTH = 32  # protobuf's own limit of 100 messages stops at 33 graphs inside each other
 MAX_NODES = 500_000
+MAX_TENSORS = 500_000
 MAX_OPERATORS = 10_000  # kinds of operator, own functions included; ONNX defines some 200
 MAX_DOMAINS = 256
 MAX_EXTERNAL_DATA = 100_000
@@ -35,11 +36,12 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 # `floats` (7) and `ints` (8) of an attribute have one field per number: a forest has millions.
-_RUNS = {
-    "attribute": re.compile(
-        rb"(?:\x3d[\x00-\xff]{4}){1,4096}|(?:\x40[\x80-\xff]{0,9}[\x00-\x7f]){1,4096}"
-    )
-}
+_NUMBERS = re.compile(
+    rb"(?:\x3d[\x00-\xff]{4}){1,4096}|(?:\x40[\x80-\xff]{0,9}[\x00-\x7f]){1,4096}"
+)
+
+# The fields of a message that are still to be looked at for children.
+Fields = Iterator[tuple[int, int | memoryview]]
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Survey:
     functions: set[tuple[str, str]] = field(default_factory=set)
     external: set[ExternalData] = field(default_factory=set)
     node_count: int = 0
+    tensor_count: int = 0
 
 
 def survey(data: memoryview, budget: Budget) -> Survey:
@@ -66,8 +69,7 @@ def survey(data: memoryview, budget: Budget) -> Survey:
         ModelRejected: not protobuf, or more or deeper than any real model.
     """
     found = Survey()
-    _visit_model(found, data, budget)
-    stack = [("model", fields(data, budget))]
+    stack = [("model", _visit_model(found, data, budget))]
     while stack:
         kind, rest = stack[-1]
         child = _next_child(kind, rest)
@@ -75,18 +77,13 @@ def survey(data: memoryview, budget: Budget) -> Survey:
             stack.pop()
             continue
         child_kind, view = child
-        if visit := _VISITORS.get(child_kind):
-            visit(found, view, budget)
-        if _CHILDREN[child_kind]:
-            stack.append((child_kind, fields(view, budget, _RUNS.get(child_kind))))
+        stack.append((child_kind, _VISITORS[child_kind](found, view, budget)))
         if child_kind == "graph":
             _check_depth(stack)
     return found
 
 
-def _next_child(
-    kind: str, rest: Iterator[tuple[int, int | memoryview]]
-) -> tuple[str, memoryview] | None:
+def _next_child(kind: str, rest: Fields) -> tuple[str, memoryview] | None:
     children = _CHILDREN[kind]
     for number, value in rest:
         if number in children and not isinstance(value, int):
@@ -94,20 +91,30 @@ def _next_child(
     return None
 
 
-def _check_depth(stack: list[tuple[str, Iterator[tuple[int, int | memoryview]]]]) -> None:
+def _check_depth(stack: list[tuple[str, Fields]]) -> None:
     if sum(kind == "graph" for kind, _ in stack) > MAX_GRAPH_DEPTH:
         raise ModelRejected(f"the ONNX model nests graphs more than {MAX_GRAPH_DEPTH} deep")
 
 
-def _visit_model(found: Survey, view: memoryview, budget: Budget) -> None:
+def _visit_model(found: Survey, view: memoryview, budget: Budget) -> Fields:
     _visit_imports(found, read([view], budget, (8,)), 8, budget)
+    return fields(view, budget)
 
 
-def _visit_function(found: Survey, view: memoryview, budget: Budget) -> None:
+def _visit_container(found: Survey, view: memoryview, budget: Budget) -> Fields:
+    return fields(view, budget)
+
+
+def _visit_attribute(found: Survey, view: memoryview, budget: Budget) -> Fields:
+    return fields(view, budget, _NUMBERS)
+
+
+def _visit_function(found: Survey, view: memoryview, budget: Budget) -> Fields:
     function = read([view], budget, (1, 9, 10))
     found.functions.add((domain_in_words(function.name(10)), function.name(1)))
     _check_count(len(found.functions), MAX_OPERATORS, "functions")
     _visit_imports(found, function, 9, budget)
+    return fields(view, budget)
 
 
 def _visit_imports(found: Survey, owner: Message, number: int, budget: Budget) -> None:
@@ -119,8 +126,8 @@ def _visit_imports(found: Survey, owner: Message, number: int, budget: Budget) -
         _check_count(len(found.opsets), MAX_DOMAINS, "operator domains")
 
 
-def _visit_node(found: Survey, view: memoryview, budget: Budget) -> None:
-    node = read([view], budget, (4, 7))
+def _visit_node(found: Survey, view: memoryview, budget: Budget) -> Fields:
+    node = read([view], budget, (4, 5, 7))
     op_type = node.name(4)
     if not op_type:
         raise damaged("ONNX", "a node has no op_type")
@@ -128,11 +135,15 @@ def _visit_node(found: Survey, view: memoryview, budget: Budget) -> None:
     found.node_count += 1
     _check_count(found.node_count, MAX_NODES, "nodes")
     _check_count(len(found.operators), MAX_OPERATORS, "kinds of operator")
+    return iter([(5, attribute) for attribute in node.views(5)])
 
 
-def _visit_tensor(found: Survey, view: memoryview, budget: Budget) -> None:
+def _visit_tensor(found: Survey, view: memoryview, budget: Budget) -> Fields:
     found.external.update(external_data_of(read([view], budget, (13, 14)), budget))
+    found.tensor_count += 1
+    _check_count(found.tensor_count, MAX_TENSORS, "tensors")
     _check_count(len(found.external), MAX_EXTERNAL_DATA, "pieces of external data")
+    return iter(())
 
 
 def _check_count(count: int, limit: int, what: str) -> None:
@@ -145,8 +156,10 @@ def domain_in_words(name: str) -> str:
     return name or "ai.onnx"
 
 
-_VISITORS: dict[str, Callable[[Survey, memoryview, Budget], None]] = {
+_VISITORS: dict[str, Callable[[Survey, memoryview, Budget], Fields]] = {
+    **dict.fromkeys(("training", "graph", "sparse_tensor"), _visit_container),
     "function": _visit_function,
     "node": _visit_node,
+    "attribute": _visit_attribute,
     "tensor": _visit_tensor,
 }
