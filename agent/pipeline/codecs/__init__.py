@@ -1,0 +1,1 @@
+"""Payload codecs: one file each; `registry.py` lists them."""

@@ -1,0 +1,91 @@
+"""What a step is.
+
+A step is compiled once per model, against the datatypes and shapes that reach it. Its function owns
+the dictionary that it gets and may change it, but never writes into an array. It raises BadInput
+(before the model) or BadOutput (after it) for values that it cannot take, and nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from agent.documents.manifest import Tensor
+from agent.errors import BadInput, BadOutput, DocumentError
+from agent.pipeline.tensors import Arrays
+
+# What steps keep of one source between its messages; keyed by the step's path.
+Memory = dict[str, Any]
+Run = Callable[[Arrays, Memory], Arrays]
+
+
+@dataclass(frozen=True)
+class StepContext:
+    """What a step is made for."""
+
+    # What reaches it, in the order of the signature.
+    tensors: tuple[Tensor, ...]
+    labels: tuple[str, ...]
+    path: str
+    refuse: type[BadInput] | type[BadOutput]
+
+
+@dataclass(frozen=True)
+class CompiledStep:
+    """A step made for one model."""
+
+    run: Run
+    # What leaves it.
+    tensors: tuple[Tensor, ...]
+    # The output that holds the index of the predicted class, and the names of the classes.
+    class_output: str = ""
+    class_labels: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class StepKind:
+    """One kind of step. `compile` gets the checked options; it raises DocumentError, with the
+    context's path, for tensors that the step cannot work on."""
+
+    options: type[msgspec.Struct]
+    compile: Callable[[Any, StepContext], CompiledStep]
+    # The options that a slot's settings may override.
+    settings: frozenset[str] = field(default_factory=frozenset)
+    # It keeps something of each source between messages.
+    remembers: bool = False
+
+
+def pick(context: StepContext, name: str) -> Tensor:
+    """Return the tensor that a step works on: the named one, or the only one.
+
+    Raises:
+        DocumentError: There is no such tensor, or a choice.
+    """
+    names = ", ".join(tensor.name for tensor in context.tensors) or "none"
+    if not name and len(context.tensors) == 1:
+        return context.tensors[0]
+    if not name:
+        raise DocumentError(f"{context.path}.input", f"one of {names}", "no name")
+    for tensor in context.tensors:
+        if tensor.name == name:
+            return tensor
+    raise DocumentError(f"{context.path}.input", f"one of {names}", repr(name))
+
+
+def replaced(context: StepContext, old: Tensor, *new: Tensor) -> tuple[Tensor, ...]:
+    """Return the tensors with `new` in the place of `old`.
+
+    Raises:
+        DocumentError: Two tensors would have one name.
+    """
+    result: list[Tensor] = []
+    for tensor in context.tensors:
+        result.extend(new if tensor is old else (tensor,))
+    names = [tensor.name for tensor in result]
+    for name in names:
+        if names.count(name) > 1:
+            raise DocumentError(context.path, "tensors of different names", f"two named {name!r}")
+    return tuple(result)
