@@ -6,6 +6,7 @@ cannot be read becomes a note, never a refusal.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -83,8 +84,15 @@ def _tensor(tensor: Table) -> tuple[str, Normalisation | None]:
     for unit in tensor.tables(12):
         options = unit.table(6)
         if unit.number(4, "B") == _NORMALISATION and options is not None:
-            return tensor.text(6), Normalisation(options.floats(4), options.floats(6))
+            return tensor.text(6), _normalisation(options)
     return tensor.text(6), None
+
+
+def _normalisation(options: Table) -> Normalisation | None:
+    mean, std = options.floats(4), options.floats(6)
+    if not all(math.isfinite(value) for value in (*mean, *std)) or 0.0 in std:
+        raise ModelRejected("a mean or standard deviation is not a number to compute with")
+    return Normalisation(mean, std) if mean and std else None
 
 
 def _label_files(outputs: Iterable[Table]) -> Iterator[str]:
