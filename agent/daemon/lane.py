@@ -136,10 +136,11 @@ class Lane:
         """Send waiting messages to the worker, as far as the bounds allow, in one write."""
         if not self.open:
             return
-        limit = 1 if self.careful else self.spec.input.max_in_flight
+        limit = self.spec.input.max_in_flight
         while self.waiting and len(self.in_flight) + self.handing_over < limit:
+            if self.careful and self.in_flight:
+                break
             self._send(self.waiting.popleft(), now)
-            limit = 1 if self.careful else limit
         self._write()
 
     def _send(self, pending: Pending, now: float) -> None:
@@ -195,13 +196,18 @@ class Lane:
             topic = self._output_topic(pending.message.topic)
         self.handing_over += 1
 
-        def handed_over(ok: bool, _reason: str) -> None:
+        def handed_over(ok: bool, reason: str) -> None:
             self.handing_over -= 1
             if ok:
                 self.meters.sent += 1
                 self._release(result.released, pending)
+                return
+            self.meters.unsent += 1
+            if self.spec.output.qos:
+                # The broker will not take this prediction; it would not take it again either.
+                self._set_aside(pending, "publish_refused", reason)
+                self._release(result.released, pending)
             else:
-                self.meters.unsent += 1
                 self.effects.forget(pending.message)
 
         self.effects.publish(topic, payload, pending, handed_over)
@@ -304,6 +310,7 @@ class Lane:
 
     def _bad_output(self, pending: Pending, detail: bytes) -> None:
         self.meters.bad_outputs += 1
+        self.open = False
         pending.tries += 1
         if pending.tries > 1:
             self.careful = max(0, self.careful - 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from agent.daemon.lane import Effects, Inbound, Lane, Pending
@@ -101,7 +101,7 @@ class Router:
         if all(other != topic_filter for other, _ in self._filters.values()):
             self._bus.unsubscribe([topic_filter])
 
-    def deliver(self, messages: list[Inbound]) -> None:
+    def deliver(self, messages: Sequence[Inbound]) -> None:
         """Give the messages of one read to their lanes, then let each lane send once."""
         now = self._clock()
         known = self._known

@@ -152,9 +152,7 @@ class Worker(asyncio.BufferedProtocol):
 class Supervisor:
     """Starts workers and probes; owns the template processes."""
 
-    def __init__(self, *, memory_mb: int, require_isolation: str) -> None:
-        self._memory_mb = memory_mb
-        self._require = require_isolation
+    def __init__(self) -> None:
         self._templates: dict[str, asyncio.Future[_Template]] = {}
         self._next = 1
 

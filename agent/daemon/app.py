@@ -1,0 +1,422 @@
+"""The daemon: builds everything, runs it, and ends it in order. The only place that knows all."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import hashlib
+import logging
+import logging.handlers
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Coroutine
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent import __version__
+from agent.clouds.dialect import Block, Command, Desired, Dialect
+from agent.clouds.plain_mqtt import PlainMqtt
+from agent.control import events as e
+from agent.control.state import DeviceState, packs_needed
+from agent.daemon.acts import Acts
+from agent.daemon.bus import MqttBus
+from agent.daemon.fetch import Fetcher
+from agent.daemon.local_api import LocalApi
+from agent.daemon.outbox import Outbox
+from agent.daemon.reconciler import Observers, Reconciler, failure_of
+from agent.daemon.reporter import Reporter
+from agent.daemon.router import Router
+from agent.daemon.serving import Hooks
+from agent.daemon.supervisor import Supervisor
+from agent.daemon.systemd import Notifier
+from agent.device import vitals
+from agent.documents import codec
+from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment
+from agent.documents.report import Failure
+from agent.documents.settings import Connection, Settings, prefix_of
+from agent.errors import AgentError, DocumentError, StoreError, UsageError
+from agent.links.dialing import TlsFiles
+from agent.links.local import socket_path
+from agent.links.mqtt import LinkOptions, LinkState, MqttLink
+from agent.store.ballast import Ballast
+from agent.store.files import Files
+from agent.store.lock import lock_state_dir
+from agent.store.packs import PackStore
+from agent.store.spool import Spool
+from agent.store.state import StateFile
+from agent.wire import topics
+from agent.wire.mqtt.options import ConnectOptions, Will
+from agent.wire.mqtt.packets import Message
+
+log = logging.getLogger(__name__)
+
+RECEIVE_MAXIMUM = 256
+SESSION_EXPIRY_S = 7 * 86_400
+LOG_BYTES = 1024 * 1024
+PR_SET_DUMPABLE = 4
+VERSIONS: dict[str, Any] = {"auto": "auto", "5": 5, "3.1.1": 4}
+
+
+class Daemon:
+    """Everything that runs on a device, in one event loop."""
+
+    def __init__(self, settings: Settings, files: Files) -> None:
+        self.settings = settings
+        root = Path(settings.state_dir)
+        self._files = files
+        self._notifier = Notifier(os.environ)
+        self._stop = asyncio.Event()
+        self._tasks: list[asyncio.Task[Any]] = []
+        ballast = Ballast(files, root / "ballast")
+        self._state_file = StateFile(files, root / "state", ballast)
+        self.store = PackStore(files, root, settings.limits.store_mb << 20)
+        self.spool = Spool(files, root / "spool", settings.limits.spool_mb << 20)
+        self._prefix = prefix_of(settings)
+        self.dialect: Dialect = PlainMqtt(self._prefix)
+        self.supervisor = Supervisor()
+        self._make_connections()
+        self.router = Router(MqttBus(self.bus), asyncio.get_running_loop().time)
+        self._make_control()
+
+    # -- building -------------------------------------------------------------------------------
+
+    def _make_connections(self) -> None:
+        link, bus = self.settings.link, self.settings.bus
+        self.link = MqttLink(
+            self._options(link, "link", will=self.dialect.offline()),
+            on_messages=self._on_link_messages,
+            on_state=self._on_link_state,
+        )
+        self.link.subscribe(self.dialect.subscriptions())
+        self.bus = self.link
+        if bus is not None:
+            self.bus = MqttLink(
+                self._options(bus, "bus"),
+                on_messages=self._on_bus_messages,
+                on_state=lambda state: None,
+            )
+
+    def _options(self, connection: Connection, name: str, *, will: Any = None) -> LinkOptions:
+        suffix = "" if name == "link" else f"-{name}"
+        return LinkOptions(
+            url=connection.url,
+            session=ConnectOptions(
+                client_id=connection.client_id or f"edgeward-{self.settings.device_id}{suffix}",
+                version=VERSIONS[connection.version],
+                username=connection.username or None,
+                keep_alive_s=connection.keep_alive_s,
+                session_expiry_s=SESSION_EXPIRY_S,
+                receive_maximum=RECEIVE_MAXIMUM,
+                will=Will(will.topic, will.payload, will.qos, will.retain) if will else None,
+            ),
+            password_file=Path(connection.password_file) if connection.password_file else None,
+            tls=TlsFiles(
+                ca=_path(connection.ca), cert=_path(connection.cert), key=_path(connection.key)
+            ),
+            proxy=connection.proxy or None,
+            name=name,
+        )
+
+    def _make_control(self) -> None:
+        hooks = Hooks(
+            crash_looped=lambda slot, pack, failure: self.reconciler.feed(
+                e.CrashLooped(slot, pack, failure)
+            ),
+            worker_died=lambda slot, reason, pid: self.reporter.worker_died(slot, reason, pid),
+        )
+        self.fetcher = Fetcher(
+            self.store,
+            self.settings,
+            publish=lambda topic, payload: self.link.publish(topic, payload, qos=1),
+            subscribe=self.link.subscribe,
+            unsubscribe=self.link.unsubscribe,
+            roots=lambda: packs_needed(self.reconciler.state),
+        )
+        self.acts = Acts(
+            self.settings,
+            self.store,
+            self.fetcher,
+            self.supervisor,
+            self.router,
+            hooks,
+            dead_letter=lambda letter: self.reporter.dead_letter(letter),
+            state=lambda: self.reconciler.state,
+            progressed=lambda: self.reporter.changed(),
+        )
+        self.reconciler = Reconciler(
+            self._load_state(),
+            self._state_file.save,
+            self.acts,
+            Observers(
+                changed=lambda before, after, event: self.reporter.moved(before, after, event),
+                trouble=self._in_trouble,
+            ),
+        )
+        self.outbox = Outbox(
+            self.spool,
+            self.link,
+            self.dialect,
+            device=self.settings.device_id,
+            boot=os.urandom(4).hex(),
+            now=lambda: (time.time(), time.monotonic()),
+            clock_synced=vitals.clock_is_synced,
+        )
+        self.reporter = Reporter(
+            self.settings,
+            self.link,
+            self.dialect,
+            self.outbox,
+            state=lambda: self.reconciler.state,
+            servers=self.acts.servers,
+            progress=self.acts.progress,
+            wall=time.time,
+            spool_bytes=lambda: self.spool.used_bytes,
+            unrouted=lambda: self.router.unrouted,
+        )
+
+    def _load_state(self) -> DeviceState:
+        loaded = self._state_file.load()
+        if loaded.corrupt:
+            log.error("state: %d of two generations were damaged", len(loaded.corrupt))
+        if loaded.document is None:
+            return DeviceState()
+        try:
+            return msgspec.json.decode(loaded.document, type=DeviceState)
+        except msgspec.DecodeError as error:
+            # An older or newer agent wrote it: what it says cannot be trusted to serve.
+            log.error("state: not readable by this version (%s); waiting for a deployment", error)
+            return DeviceState()
+
+    # -- messages -------------------------------------------------------------------------------
+
+    def _on_link_messages(self, messages: list[Message]) -> None:
+        if self.settings.bus is None and not self._own(messages):
+            self.router.deliver(messages)
+            return
+        sensors: list[Message] = []
+        for message in messages:
+            if self._take_own(message):
+                self.link.ack(message)
+            else:
+                sensors.append(message)
+        if sensors:
+            self._on_bus_messages(sensors)
+
+    def _own(self, messages: list[Message]) -> bool:
+        return any(message.topic.startswith(self._prefix) for message in messages)
+
+    def _on_bus_messages(self, messages: list[Message]) -> None:
+        self.router.deliver(messages)
+
+    def _take_own(self, message: Message) -> bool:
+        meaning = self.dialect.receive(
+            message.topic, message.payload, message.response_topic, message.correlation_data
+        )
+        if meaning is None:
+            return False
+        if isinstance(meaning, Desired):
+            self._desired(meaning.payload)
+        elif isinstance(meaning, Block):
+            self.fetcher.on_message(meaning.topic, meaning.payload)
+        elif isinstance(meaning, Command):
+            self._spawn(self._command(meaning))
+        return True
+
+    def _desired(self, payload: bytes) -> None:
+        if not payload:
+            return  # the retained document was removed: not the same as "no slots"
+        digest = f"sha256:{hashlib.sha256(payload).hexdigest()}"
+        try:
+            decoded = codec.decode(
+                payload, Deployment, name="desired", max_bytes=MAX_DEPLOYMENT_BYTES
+            )
+            for name, slot in decoded.value.slots.items():
+                where = f"desired.slots.{name}"
+                topics.check_filter(slot.input.topic, name=f"{where}.input.topic")
+                topics.check_template(
+                    slot.output.topic, slot.input.topic, name=f"{where}.output.topic"
+                )
+        except DocumentError as error:
+            self.reconciler.feed(e.DesiredRefused(failure_of(error), digest))
+            return
+        self.reconciler.feed(e.DesiredArrived(decoded.value, digest, decoded.unknown_fields))
+
+    def _on_link_state(self, state: LinkState) -> None:
+        connected = state.phase == "connected"
+        self.fetcher.on_link(connected)
+        self.outbox.connected(connected)
+        self._notifier.status(f"link {state.phase}: {state.last_error or 'ok'}")
+        if connected:
+            self.reporter.connects += 1
+            online = self.dialect.online()
+            self.link.publish(online.topic, online.payload, qos=online.qos, retain=online.retain)
+            self.reporter.publish(again=True)
+
+    def _in_trouble(self, failure: Failure | None) -> None:
+        self.reporter.trouble = failure
+        self.reporter.changed()
+
+    # -- commands -------------------------------------------------------------------------------
+
+    async def _command(self, command: Command) -> None:
+        """Answer a command from afar, where an answer is wanted."""
+        request: dict[str, Any] = {}
+        with suppress(msgspec.DecodeError):
+            request = msgspec.json.decode(command.payload or b"{}", type=dict[str, Any])
+        answer = dict(
+            await self.local.answer(msgspec.json.encode({**request, "command": command.name}))
+        )
+        topic = command.response_topic or request.get("reply_to")
+        if not isinstance(topic, str) or not topics.is_name(topic):
+            return
+        if "id" in request:
+            answer["id"] = request["id"]
+        MqttBus(self.link).publish(
+            topic,
+            msgspec.json.encode(answer),
+            qos=1,
+            correlation_data=command.correlation_data,
+        )
+
+    async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
+        return self.reporter.status()
+
+    async def _rollback(self, request: dict[str, Any]) -> dict[str, Any]:
+        slot = request.get("slot")
+        entry = self.reconciler.state.slots.get(slot) if isinstance(slot, str) else None
+        if entry is None:
+            raise UsageError(
+                f"no slot {slot!r}", hint=f"slots: {', '.join(self.reconciler.state.slots)}"
+            )
+        if entry.previous is None:
+            raise UsageError(f"slot {slot!r} has no previous pack to go back to")
+        self.reconciler.feed(e.RollbackRequested(str(slot)))
+        return {"slot": slot, "to": entry.previous.pack}
+
+    # -- life -----------------------------------------------------------------------------------
+
+    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.append(task)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[Any]) -> None:
+        self._tasks.remove(task)
+        if not task.cancelled() and task.exception() is not None:
+            log.error("a task of the agent ended", exc_info=task.exception())
+
+    async def run(self) -> None:
+        """Serve until SIGTERM or SIGINT."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        # Runtimes import while the connection is being made.
+        for known in self.reconciler.state.qualified.values():
+            self.supervisor.prepare(known.runtime)
+        self.acts.serve_what_served()
+        self.local = LocalApi(
+            socket_path(self.settings), {"status": self._status, "rollback": self._rollback}
+        )
+        await self.local.start()
+        self._spawn(self.link.run())
+        if self.bus is not self.link:
+            self._spawn(self.bus.run())
+        self._spawn(self.reconciler.run())
+        self._spawn(self.reporter.run())
+        self._spawn(self._keep_alive())
+        self._notifier.ready()
+        log.info("edgeward %s device=%s ready", __version__, self.settings.device_id)
+        await self._stop.wait()
+        await self._close()
+
+    async def _keep_alive(self) -> None:
+        every = self._notifier.watchdog_every_s
+        while every is not None:
+            self._notifier.alive()
+            await asyncio.sleep(every)
+
+    async def _close(self) -> None:
+        self._notifier.stopping()
+        log.info("stopping")
+        await self.reconciler.close()
+        await self.fetcher.close()
+        for server in list(self.acts.servers.values()):
+            await _within(server.stop(), 5.0)
+        offline = self.dialect.offline()
+        with suppress(AgentError):
+            self.link.publish(offline.topic, offline.payload, qos=0, retain=True)
+        await _within(self.link.stop(), 5.0)
+        if self.bus is not self.link:
+            await _within(self.bus.stop(), 5.0)
+        await self.local.stop()
+        await self.supervisor.close()
+        with suppress(StoreError):
+            self.spool.close()
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _within(work: Awaitable[Any], seconds: float) -> None:
+    with suppress(asyncio.TimeoutError, AgentError):
+        await asyncio.wait_for(work, seconds)
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None
+
+
+def main(settings: Settings, *, files: Files | None = None) -> int:
+    """Run the daemon until it is told to stop.
+
+    Returns:
+        0 after an orderly stop.
+
+    Raises:
+        StoreError: The state directory cannot be used, or another agent uses it.
+    """
+    _keep_memory_private()
+    root = Path(settings.state_dir)
+    files = files or Files()
+    files.make_folder(root, 0o700)
+    _start_logging(settings, root)
+    with lock_state_dir(root):
+        asyncio.run(_run(settings, files))
+    return 0
+
+
+async def _run(settings: Settings, files: Files) -> None:
+    daemon = Daemon(settings, files)
+    daemon.store.sweep()
+    await daemon.run()
+
+
+def _keep_memory_private() -> None:
+    # Without this a worker of the same user could read keys from /proc/<daemon>/mem.
+    with suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
+
+
+def _start_logging(settings: Settings, root: Path) -> None:
+    folder = root / "log"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
+    with suppress(OSError):
+        handlers.append(
+            logging.handlers.RotatingFileHandler(
+                folder / "agent.log", maxBytes=LOG_BYTES, backupCount=3, delay=True
+            )
+        )
+    logging.basicConfig(
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)s %(name)s %(message)s",
+        handlers=handlers,
+        force=True,
+    )
+    # A log that cannot be written (a full disk) is no reason to stop.
+    logging.raiseExceptions = False

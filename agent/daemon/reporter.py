@@ -1,0 +1,325 @@
+"""What the agent tells: its report when something changed, telemetry on the clock, events."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent import __version__
+from agent.clouds.dialect import Dialect
+from agent.control import events as e
+from agent.control.reporting import Facts, build_report
+from agent.control.state import DeviceState
+from agent.daemon.lane import DeadLetter
+from agent.daemon.outbox import Outbox, rfc3339
+from agent.daemon.serving import SlotServer
+from agent.device import vitals
+from agent.documents import codec
+from agent.documents.report import Failure, Progress, Report
+from agent.documents.settings import Settings
+from agent.documents.telemetry import (
+    DeadLetterDocument,
+    Event,
+    Number,
+    SlotTelemetry,
+    Stamp,
+    Telemetry,
+)
+from agent.errors import LinkError
+from agent.links.mqtt import MqttLink
+
+# Progress changes many times a second; a console needs it once.
+REPORT_EVERY_S = 0.5
+MAX_DEAD_LETTER_BYTES = 64 * 1024
+MAX_CLASSES = 32
+QUANTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
+
+
+@dataclass
+class Reporter:
+    """Gathers from the slots what there is to tell, and hands it to the link and the outbox."""
+
+    settings: Settings
+    link: MqttLink
+    dialect: Dialect
+    outbox: Outbox
+    state: Callable[[], DeviceState]
+    servers: Mapping[str, SlotServer]
+    progress: Mapping[str, Progress]
+    wall: Callable[[], float]
+    spool_bytes: Callable[[], int]
+    unrouted: Callable[[], int]
+    connects: int = 0
+    trouble: Failure | None = None
+    _due: asyncio.TimerHandle | None = None
+    _last: bytes = b""
+    _windows: asyncio.Event = field(default_factory=asyncio.Event)
+
+    # -- the report -----------------------------------------------------------------------------
+
+    def report(self) -> Report:
+        return build_report(
+            self.state(),
+            agent=__version__,
+            device=self.settings.device_id,
+            facts={name: self._facts(name) for name in self.state().slots},
+            trouble=self.trouble,
+        )
+
+    def changed(self) -> None:
+        """Something in the report changed: publish it soon, once for many changes."""
+        if self._due is None:
+            loop = asyncio.get_running_loop()
+            self._due = loop.call_later(REPORT_EVERY_S, self.publish)
+
+    def publish(self, *, again: bool = False) -> None:
+        """Publish the report, unless the broker has just this one."""
+        if self._due is not None:
+            self._due.cancel()
+            self._due = None
+        document = codec.encode(self.report())
+        if document == self._last and not again:
+            return
+        publication = self.dialect.reported(document)
+        try:
+            self.link.publish(
+                publication.topic, publication.payload, qos=publication.qos, retain=True
+            )
+            self._last = document
+        except LinkError as error:
+            self.trouble = Failure(code=error.code, message=f"report not sent: {error}")
+
+    def _facts(self, name: str) -> Facts:
+        server = self.servers.get(name)
+        if server is None or server.plan is None:
+            return Facts(progress=self.progress.get(name))
+        ready = server.worker.ready if server.worker is not None else None
+        manifest = server.plan.manifest
+        known = self.state().qualified.get(server.plan.spec.pack)
+        facts = Facts(
+            name=manifest.name,
+            version=manifest.version,
+            p50_ms=known.p50_ms if known is not None else None,
+            progress=self.progress.get(name),
+        )
+        if ready is None:
+            death = server.last_death
+            why = Failure(code="worker_exited", message=death) if death else None
+            return replace(facts, trouble=why)
+        return replace(
+            facts,
+            variant=ready.variant,
+            runtime=ready.runtime,
+            runtime_version=ready.runtime_version,
+            provider=ready.provider,
+            isolation=isolation_level(ready.isolation),
+        )
+
+    # -- status, for a person on the device -----------------------------------------------------
+
+    def status(self) -> dict[str, Any]:
+        """The report with the counters of now, as `edgeward status --json` prints it."""
+        report: dict[str, Any] = msgspec.to_builtins(self.report())
+        link = self.link.state
+        report["link"] = {"state": link.phase, "error": link.last_error or ""}
+        report["trouble"] = msgspec.to_builtins(self.trouble)
+        for name, entry in report.get("slots", {}).items():
+            server = self.servers.get(name)
+            if server is not None:
+                entry.update(_live(server))
+        return report
+
+    # -- telemetry ------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Send one telemetry document per interval, for ever."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        while True:
+            interval = self.state().telemetry.interval_s
+            self._windows.clear()
+            try:
+                await asyncio.wait_for(self._windows.wait(), interval)
+                continue  # the interval changed: start the window anew
+            except asyncio.TimeoutError:
+                pass
+            now = loop.time()
+            self.telemetry(now - started)
+            started = now
+
+    def interval_changed(self) -> None:
+        self._windows.set()
+
+    def telemetry(self, window_s: float) -> None:
+        """Put one telemetry document into the outbox and begin the next window."""
+        slots = {name: _slot_telemetry(server) for name, server in self.servers.items()}
+        metrics: dict[str, Number] = {
+            **vitals.device_metrics(Path(self.settings.state_dir)),
+            **vitals.process_metrics(),
+            "edgeward.link.connects": self.connects,
+            "edgeward.spool.usage": self.spool_bytes(),
+            "edgeward.messages.unrouted": self.unrouted(),
+        }
+
+        def make(stamp: Stamp) -> bytes:
+            return codec.encode(
+                Telemetry(
+                    schema=1,
+                    kind="telemetry",
+                    stamp=stamp,
+                    window_s=round(window_s, 3),
+                    slots=slots,
+                    metrics=metrics,
+                )
+            )
+
+        self.outbox.put("telemetry", "telemetry", make)
+        for server in self.servers.values():
+            server.lane.meters.new_window()
+
+    # -- events ---------------------------------------------------------------------------------
+
+    def event(self, kind: str, **fields: Any) -> None:
+        def make(stamp: Stamp) -> bytes:
+            return codec.encode(Event(schema=1, kind="event", stamp=stamp, event=kind, **fields))
+
+        self.outbox.put("events", "events", make)
+
+    def moved(self, before: DeviceState, after: DeviceState, event: e.Event) -> None:
+        """Tell how a rollout ended, and publish the report of what is now."""
+        if after.telemetry != before.telemetry:
+            self.interval_changed()
+        if isinstance(event, e.DesiredRefused):
+            self.event(
+                "deployment_refused",
+                code=event.failure.code,
+                message=event.failure.message,
+                hint=event.failure.hint,
+            )
+        for name, entry in after.slots.items():
+            old = before.slots.get(name)
+            if entry.outcome is None or (old is not None and old.outcome == entry.outcome):
+                continue
+            failure = entry.outcome.failure
+            self.event(
+                f"rollout_{entry.outcome.state}",
+                slot=name,
+                deployment=entry.outcome.deployment,
+                pack=entry.outcome.target.pack,
+                code=failure.code if failure is not None else "",
+                message=failure.message if failure is not None else "",
+                hint=failure.hint if failure is not None else "",
+            )
+        self.changed()
+
+    def worker_died(self, slot: str, reason: str, pid: int) -> None:
+        self.event("worker_died", slot=slot, code="worker_exited", message=f"{reason} (pid {pid})")
+        self.changed()
+
+    def dead_letter(self, letter: DeadLetter) -> None:
+        """Set a message aside where a person can look at it, with the reason."""
+        detail = letter.detail if _is_json(letter.detail) else b"null"
+        document = DeadLetterDocument(
+            schema=1,
+            slot=letter.slot,
+            topic=letter.topic,
+            code=letter.code,
+            reason=letter.reason,
+            ts=rfc3339(self.wall()),
+            payload_bytes=len(letter.payload),
+            payload=letter.payload[:MAX_DEAD_LETTER_BYTES],
+            detail=msgspec.Raw(detail),
+        )
+        self.outbox.put(
+            "dead-letter", f"dead-letter/{letter.slot}", lambda stamp: codec.encode(document)
+        )
+
+
+def isolation_level(layers: Mapping[str, str]) -> str:
+    """One word for the report; the layers themselves stand in the log."""
+    return ",".join(f"{layer}:{how}" for layer, how in sorted(layers.items()))
+
+
+def _is_json(data: bytes) -> bool:
+    try:
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return False
+    return True
+
+
+def _counters(server: SlotServer) -> dict[str, int]:
+    lane, meters = server.lane, server.lane.meters
+    return {
+        "received": meters.received,
+        "predictions": meters.predictions,
+        "absorbed": meters.absorbed,
+        "rejected": meters.rejected,
+        "sent": meters.sent,
+        "unsent": meters.unsent,
+        "dropped": meters.dropped,
+        "redelivered": meters.redelivered,
+        "retried": meters.retried,
+        "dead_letters": meters.dead_letters,
+        "bad_outputs": meters.bad_outputs,
+        "acknowledged_early": meters.acknowledged_early,
+        "worker_restarts": meters.worker_restarts,
+        "state_lost": meters.state_lost,
+        "waiting": len(lane.waiting),
+        "in_flight": len(lane.in_flight) + lane.handing_over,
+        "held": len(lane.held),
+    }
+
+
+def _live(server: SlotServer) -> dict[str, Any]:
+    meters = server.lane.meters
+    return {
+        **_counters(server),
+        "worker_pid": server.worker.pid if server.worker is not None else None,
+        "latency_ms": {
+            name.removesuffix("_ms"): meters.total.quantile_ms(q) for name, q in QUANTILES.items()
+        },
+    }
+
+
+def _slot_telemetry(server: SlotServer) -> SlotTelemetry:
+    meters = server.lane.meters
+    plan, worker = server.plan, server.worker
+    ready = worker.ready if worker is not None else None
+    parts = {
+        "total": meters.total,
+        "queue": meters.queue,
+        "decode": meters.decode,
+        "run": meters.run,
+        "encode": meters.encode,
+    }
+    latency = {
+        f"{part}.{name}": value
+        for part, sketch in parts.items()
+        for name, q in QUANTILES.items()
+        if (value := sketch.quantile_ms(q)) is not None
+    }
+    return SlotTelemetry(
+        pack=plan.spec.pack if plan is not None else "",
+        version=plan.manifest.version if plan is not None else "",
+        runtime=ready.runtime if ready is not None else "",
+        provider=ready.provider if ready is not None else "",
+        metrics={f"edgeward.messages.{name}": n for name, n in _counters(server).items()},
+        latency=latency,
+        classes=_classes(server),
+        worker_memory=vitals.memory_of(worker.pid) if worker is not None else None,
+    )
+
+
+def _classes(server: SlotServer) -> dict[str, int]:
+    labels = server.plan.manifest.labels if server.plan is not None else ()
+    counted = server.lane.meters.classes
+    top = counted.most_common(MAX_CLASSES)
+    named = {(labels[i] if i < len(labels) else str(i)): n for i, n in top}
+    other = sum(counted.values()) - sum(n for _, n in top)
+    return {**named, "other": other} if other else named

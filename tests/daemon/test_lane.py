@@ -1,0 +1,284 @@
+"""What a lane promises about messages, whatever the worker and the bus do."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from agent.daemon.lane import DeadLetter, Effects, Inbound, Lane, Pending
+from agent.daemon.meters import SlotMeters
+from agent.documents.deployment import Input, Output, Slot
+from agent.wire import frames
+
+
+@dataclass(eq=False)
+class Message:
+    payload: bytes
+    topic: str = "sensors/press-7"
+    qos: int = 1
+    dup: bool = False
+    response_topic: str | None = None
+    correlation_data: bytes | None = None
+
+
+@dataclass
+class World:
+    """A lane between a bus and a worker that do what the test says."""
+
+    lane: Lane = field(init=False)
+    to_worker: list[frames.Frame] = field(default_factory=list)
+    published: list[tuple[str, bytes]] = field(default_factory=list)
+    handing_over: list[Callable[[bool, str], None]] = field(default_factory=list)
+    acknowledged: list[bytes] = field(default_factory=list)
+    forgotten: list[bytes] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    replaced: list[str] = field(default_factory=list)
+    slot: Slot = field(
+        default_factory=lambda: Slot(
+            pack="sha256:" + "a" * 64,
+            input=Input("sensors/+", max_in_flight=4),
+            output=Output("out/{slot}/{1}"),
+        )
+    )
+
+    def __post_init__(self) -> None:
+        effects = Effects(
+            send=self._send,
+            publish=self._publish,
+            acknowledge=lambda message: self.acknowledged.append(message.payload),
+            forget=lambda message: self.forgotten.append(message.payload),
+            dead_letter=self.dead.append,
+            replace_worker=self.replaced.append,
+        )
+        self.lane = Lane("vib", "d", self.slot, effects, SlotMeters(), reserved="edgeward/d/")
+
+    def _send(self, data: bytes) -> None:
+        for frame in frames.FrameReader().feed(data):
+            self.to_worker.append(
+                frame._replace(
+                    meta=memoryview(bytes(frame.meta)), payload=memoryview(bytes(frame.payload))
+                )
+            )
+
+    def _publish(
+        self, topic: str, payload: bytes, pending: Pending, done: Callable[[bool, str], None]
+    ) -> None:
+        self.published.append((topic, payload))
+        self.handing_over.append(done)
+
+    def arrive(self, payload: bytes, **fields: object) -> None:
+        message: Inbound = Message(payload, **fields)  # type: ignore[arg-type]
+        self.lane.arrived(message, 0.0)
+        self.lane.flush(0.0)
+
+    def answer(self, flags: int = frames.PREDICTION, **fields: object) -> None:
+        asked = self.to_worker.pop(0)
+        data = frames.encode_result(
+            asked.sequence,
+            flags,
+            b"p:" + bytes(asked.payload),
+            **fields,  # type: ignore[arg-type]
+        )
+        for frame in frames.FrameReader().feed(data):
+            self.lane.answered(frame, 0.0)
+        self.lane.flush(0.0)
+
+    def die(self) -> None:
+        self.to_worker.clear()
+        self.lane.worker_gone("signal 11")
+
+    def hand_over(self, ok: bool = True) -> None:
+        self.handing_over.pop(0)(ok, "" if ok else "quota exceeded")
+        self.lane.flush(0.0)
+
+
+def test_a_message_is_acknowledged_only_when_its_prediction_is_handed_over() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.arrive(b"1")
+    world.answer()
+    assert world.published == [("out/vib/press-7", b"p:1")]
+    assert world.acknowledged == []
+    world.hand_over()
+    assert world.acknowledged == [b"1"]
+
+
+def test_messages_wait_for_a_worker_and_keep_their_order() -> None:
+    world = World()
+    for payload in (b"1", b"2", b"3"):
+        world.arrive(payload)
+    world.lane.worker_ready(0.0)
+    assert [bytes(frame.payload) for frame in world.to_worker] == [b"1", b"2", b"3"]
+
+
+def test_no_more_than_the_bound_is_in_flight() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    for number in range(10):
+        world.arrive(b"%d" % number)
+    assert len(world.to_worker) == 4
+    world.answer()
+    assert len(world.to_worker) == 3  # its prediction is not handed over yet
+    world.hand_over()
+    assert len(world.to_worker) == 4
+
+
+def test_after_a_death_messages_go_one_at_a_time_and_only_the_killer_is_set_aside() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    for payload in (b"1", b"poison", b"3"):
+        world.arrive(payload)
+    world.answer()
+    world.die()
+    world.lane.worker_ready(0.0)
+    assert [bytes(frame.payload) for frame in world.to_worker] == [b"poison"]
+    world.die()
+    assert [(letter.payload, letter.code) for letter in world.dead] == [
+        (b"poison", "worker_exited")
+    ]
+    assert world.acknowledged == [b"poison"]
+    world.lane.worker_ready(0.0)
+    assert [bytes(frame.payload) for frame in world.to_worker] == [b"3"]
+    world.answer()
+    world.hand_over()
+    world.hand_over()
+    assert world.acknowledged == [b"poison", b"1", b"3"]
+
+
+def test_a_bad_output_is_tried_once_more_and_then_set_aside() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.arrive(b"nan")
+    world.answer(frames.REJECTED | frames.BAD_OUTPUT)
+    assert world.replaced
+    world.lane.worker_gone("replaced")
+    world.lane.worker_ready(0.0)
+    world.answer(frames.REJECTED | frames.BAD_OUTPUT)
+    assert [letter.code for letter in world.dead] == ["bad_output"]
+    assert world.acknowledged == [b"nan"]
+
+
+def test_a_refused_message_with_an_id_gets_an_error_answer_and_one_without_is_set_aside() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.arrive(b"with id")
+    world.arrive(b"without")
+    world.answer(frames.REJECTED | frames.HAS_ID)
+    world.answer(frames.REJECTED)
+    assert [payload for _, payload in world.published] == [b"p:with id"]
+    assert [letter.payload for letter in world.dead] == [b"without"]
+    assert world.acknowledged == [b"without"]
+
+
+def test_messages_of_an_open_window_are_acknowledged_when_it_closes() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.arrive(b"1")
+    world.arrive(b"2")
+    world.answer(frames.ABSORBED, released=())
+    assert world.acknowledged == []
+    world.answer(frames.PREDICTION, released=(1, 2))
+    world.hand_over()
+    assert world.acknowledged == [b"1", b"2"]
+
+
+def test_a_new_worker_gets_the_messages_of_open_windows_again() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.arrive(b"1")
+    world.answer(frames.ABSORBED, released=())
+    world.die()
+    world.lane.worker_ready(0.0)
+    (replayed,) = world.to_worker
+    assert replayed.flags & frames.REPLAY
+    assert bytes(replayed.payload) == b"1"
+
+
+def test_windows_never_hold_back_more_than_they_may() -> None:
+    world = World()
+    world.lane.max_held = 2
+    world.lane.worker_ready(0.0)
+    for number in range(4):
+        world.arrive(b"%d" % number)
+        world.answer(frames.ABSORBED, released=())
+    assert world.acknowledged == [b"0", b"1"]
+    assert world.lane.meters.acknowledged_early == 2
+
+
+def test_at_qos_0_the_slot_says_which_message_gives_way() -> None:
+    for drop, kept in (("drop_oldest", [b"2", b"3", b"4", b"5"]), ("drop_newest", [b"0", b"1"])):
+        world = World()
+        for number in range(6):
+            world.lane.spec = Slot(
+                pack=world.slot.pack,
+                input=Input("sensors/+", qos=0, drop=drop, max_in_flight=4),  # type: ignore[arg-type]
+                output=world.slot.output,
+            )
+            world.arrive(b"%d" % number, qos=0)
+        waiting = [pending.message.payload for pending in world.lane.waiting]
+        assert waiting[: len(kept)] == kept
+        assert world.lane.meters.dropped == 2
+
+
+def test_an_answer_never_goes_to_the_agents_own_topics() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.arrive(b"1", response_topic="edgeward/d/desired")
+    world.arrive(b"2", response_topic="replies/me")
+    world.answer()
+    world.answer()
+    assert [topic for topic, _ in world.published] == ["out/vib/press-7", "replies/me"]
+
+
+def test_a_prediction_that_the_broker_refuses_is_set_aside_not_lost_in_silence() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.arrive(b"1")
+    world.answer()
+    world.hand_over(ok=False)
+    assert [letter.code for letter in world.dead] == ["publish_refused"]
+    assert world.acknowledged == [b"1"]
+
+
+WHAT = st.sampled_from(["arrive", "answer", "hand over", "die", "start", "reject", "bad"])
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(WHAT, max_size=60))
+def test_whatever_happens_every_message_ends_exactly_once(history: list[str]) -> None:
+    world = World()
+    arrived: list[bytes] = []
+    for what in history:
+        _do(world, what, arrived)
+        assert len(world.lane.in_flight) + world.lane.handing_over <= 4
+        assert len(world.acknowledged) == len(set(world.acknowledged))
+    # Then the worker stays healthy and the bus takes everything.
+    for _ in range(4 * len(arrived) + 4):
+        _do(world, "start", arrived)
+        _do(world, "answer", arrived)
+        _do(world, "hand over", arrived)
+    assert sorted(world.acknowledged) == sorted(arrived)
+    answered = {payload for _, payload in world.published}
+    set_aside = {letter.payload for letter in world.dead}
+    assert {b"p:" + payload for payload in arrived if payload not in set_aside} <= answered
+
+
+def _do(world: World, what: str, arrived: list[bytes]) -> None:
+    if what == "arrive":
+        arrived.append(b"%d" % len(arrived))
+        world.arrive(arrived[-1])
+    elif what == "start" and not world.lane.open:
+        world.lane.worker_ready(0.0)
+    elif what == "die" and world.lane.open:
+        world.die()
+    elif what == "hand over" and world.handing_over:
+        world.hand_over()
+    elif what in ("answer", "reject", "bad") and world.to_worker and world.lane.open:
+        if what == "bad":
+            world.answer(frames.REJECTED | frames.BAD_OUTPUT)
+            world.die()
+        else:
+            world.answer(frames.PREDICTION if what == "answer" else frames.REJECTED)
