@@ -223,7 +223,6 @@ class Reporter:
 
     def dead_letter(self, letter: DeadLetter) -> None:
         """Set a message aside where a person can look at it, with the reason."""
-        detail = letter.detail if _is_json(letter.detail) else b"null"
         document = DeadLetterDocument(
             schema=1,
             slot=letter.slot,
@@ -233,7 +232,7 @@ class Reporter:
             ts=rfc3339(self.wall()),
             payload_bytes=len(letter.payload),
             payload=letter.payload[:MAX_DEAD_LETTER_BYTES],
-            detail=msgspec.Raw(detail),
+            detail=_detail(letter.detail),
         )
         self.outbox.put(
             "dead-letter", f"dead-letter/{letter.slot}", lambda stamp: codec.encode(document)
@@ -245,12 +244,14 @@ def isolation_level(layers: Mapping[str, str]) -> str:
     return ",".join(f"{layer}:{how}" for layer, how in sorted(layers.items()))
 
 
-def _is_json(data: bytes) -> bool:
+def _detail(data: bytes) -> Any:
+    """The worker's error document, as far as it is one; a worker is not trusted to send JSON."""
+    if len(data) > MAX_DEAD_LETTER_BYTES:
+        return None
     try:
-        msgspec.json.decode(data)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return False
-    return True
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None
 
 
 def _counters(server: SlotServer) -> dict[str, int]:

@@ -74,6 +74,6 @@ def clock_is_synced() -> bool:
     with suppress(OSError, AttributeError):
         libc = ctypes.CDLL(None, use_errno=True)
         buffer = ctypes.create_string_buffer(_TIMEX_BYTES)
-        state = libc.adjtimex(buffer)
+        state = int(libc.adjtimex(buffer))
         return 0 <= state < _TIME_ERROR
     return False

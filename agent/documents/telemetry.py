@@ -7,7 +7,7 @@ the latency summaries, whose names end in `_ms`.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import msgspec
 
@@ -56,18 +56,20 @@ class SlotTelemetry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One document every `telemetry.interval_s`."""
+    """One document every `telemetry.interval_s`.
+
+    `metrics` holds, of the machine: system.cpu.utilization (1), system.memory.usage (By),
+    system.memory.linux.available (By), system.filesystem.utilization (1), system.uptime (s),
+    hw.temperature (Cel); of the daemon: process.cpu.time (s), process.memory.usage (By),
+    process.uptime (s), process.unix.file_descriptor.count ({count}), edgeward.link.connects
+    ({connect}), edgeward.spool.usage (By), edgeward.messages.unrouted ({message}).
+    """
 
     schema: Literal[1]
     kind: Literal["telemetry"]
     stamp: Stamp
     window_s: float
     slots: dict[str, SlotTelemetry] = {}
-    # system.cpu.utilization (1), system.memory.usage (By), system.memory.linux.available (By),
-    # system.filesystem.utilization (1), system.uptime (s), hw.temperature (Cel),
-    # process.cpu.time (s), process.memory.usage (By), process.uptime (s),
-    # process.unix.file_descriptor.count ({count}), edgeward.link.connects ({connect}),
-    # edgeward.spool.usage (By), edgeward.messages.unrouted ({message}).
     metrics: dict[str, Number] = {}
 
 
@@ -100,4 +102,4 @@ class DeadLetterDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     payload_bytes: int
     payload: bytes
     # The worker's own error document, where it sent one.
-    detail: msgspec.Raw = msgspec.Raw(b"null")
+    detail: Any = None

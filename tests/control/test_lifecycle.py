@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -256,7 +258,7 @@ def _outcome_of_step(state: DeviceState, what: str, proven: set[str]) -> DeviceS
     if rollout.phase is Phase.QUALIFYING:
         proven.add(rollout.target.pack)
         return step(state, e.Qualified("vib", rollout.id, QUALIFIED)).state
-    done = {
+    done: dict[Phase, Callable[[str, int], e.Event]] = {
         Phase.FETCHING: e.Fetched,
         Phase.VERIFYING: e.Verified,
         Phase.SWITCHING: e.Switched,

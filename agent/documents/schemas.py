@@ -1,0 +1,56 @@
+"""JSON Schemas (2020-12) of every document, generated from the types.
+
+`python -m agent.documents.schemas FOLDER` writes them; a test holds folder and types together.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from agent.documents.deployment import Deployment
+from agent.documents.manifest import Manifest, SelfTestCase
+from agent.documents.report import Report
+from agent.documents.settings import Settings
+from agent.documents.telemetry import DeadLetterDocument, Event, Telemetry
+
+DOCUMENTS: dict[str, type[msgspec.Struct]] = {
+    "manifest": Manifest,
+    "selftest-case": SelfTestCase,
+    "deployment": Deployment,
+    "report": Report,
+    "telemetry": Telemetry,
+    "event": Event,
+    "dead-letter": DeadLetterDocument,
+    "settings": Settings,
+}
+
+
+def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
+    """The JSON Schema of one document."""
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        **msgspec.json.schema(kind),
+    }
+
+
+def rendered() -> dict[str, str]:
+    """File name → text, for every document."""
+    return {
+        f"{name}.json": json.dumps(schema_of(kind), indent=2, sort_keys=True) + "\n"
+        for name, kind in DOCUMENTS.items()
+    }
+
+
+def main(folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in rendered().items():
+        (folder / name).write_text(text)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
