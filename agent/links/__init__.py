@@ -1,0 +1,1 @@
+"""Connections: thin asyncio skins, one file each, over the protocols of `agent.wire`."""

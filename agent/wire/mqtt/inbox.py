@@ -1,0 +1,86 @@
+"""The broker's QoS 1 messages from their arrival until we acknowledge them."""
+
+from __future__ import annotations
+
+import enum
+
+from agent.wire.mqtt.packets import Message
+
+
+class Arrival(enum.Enum):
+    """What a message that arrived is."""
+
+    NEW = "new"  # to be handed out
+    REPEAT = "repeat"  # its first instance is still being worked on
+    DONE = "done"  # its first instance was acknowledged while there was no connection
+
+
+class Inbox:
+    """Matches acknowledgements and repeats with the first instance of each message.
+
+    A message that is still being worked on when the connection ends is *stale*: its acknowledgement
+    cannot be sent. In a resumed session the broker repeats it under its packet identifier, marked
+    DUP; the repeat stands for the first instance and is not handed out again. A PUBACK that was
+    sent but lost cannot be matched so: the broker may have given the identifier to another message
+    by then, and taking that one for a repeat would lose it.
+    """
+
+    def __init__(self) -> None:
+        self.unacked: dict[int, Message] = {}
+        self._stale: dict[int, Message] = {}
+        self._acked_away: set[int] = set()
+
+    def take(self, message: Message) -> Arrival:
+        """Note a message that arrived."""
+        packet_id = message.packet_id
+        if message.dup:
+            arrival = self._match(message)
+            if arrival is not Arrival.NEW:
+                return arrival
+        if self._stale and self._stale.pop(packet_id, None) is not None:
+            self._acked_away.discard(packet_id)
+        self.unacked[packet_id] = message
+        return Arrival.NEW
+
+    def _match(self, repeat: Message) -> Arrival:
+        packet_id = repeat.packet_id
+        first = self.unacked.get(packet_id)
+        if first is not None and _same(first, repeat):
+            return Arrival.REPEAT
+        first = self._stale.get(packet_id)
+        if first is None or not _same(first, repeat):
+            return Arrival.NEW
+        del self._stale[packet_id]
+        if packet_id in self._acked_away:
+            self._acked_away.discard(packet_id)
+            return Arrival.DONE
+        self.unacked[packet_id] = first
+        return Arrival.REPEAT
+
+    def ack(self, message: Message) -> bool:
+        """Note an acknowledgement; True when PUBACK is to be sent now."""
+        packet_id = message.packet_id
+        if self.unacked.get(packet_id) is message:
+            del self.unacked[packet_id]
+            return True
+        if self._stale.get(packet_id) is message:
+            self._acked_away.add(packet_id)
+        return False
+
+    def interrupt(self) -> None:
+        """The connection is gone."""
+        # What was acknowledged before this connection and not repeated on it will not come again.
+        for packet_id in self._acked_away:
+            self._stale.pop(packet_id, None)
+        self._acked_away.clear()
+        self._stale.update(self.unacked)
+        self.unacked.clear()
+
+    def restart(self) -> None:
+        """The broker has no session of ours and will repeat nothing."""
+        self._stale.clear()
+        self._acked_away.clear()
+
+
+def _same(first: Message, repeat: Message) -> bool:
+    return first.topic == repeat.topic and first.payload == repeat.payload
