@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 from onnx import SparseTensorProto, TensorProto, helper, numpy_helper
 
@@ -331,3 +333,14 @@ def test_a_forest_of_a_million_numbers_is_passed_over_quickly() -> None:
     forest.attribute.add(name="tensor", type=4).t.CopyFrom(external_tensor("after.bin"))
     needs = needs_of(onnx_model([forest]))
     assert needs.external_data == (ExternalData("after.bin"),)
+
+
+@pytest.mark.parametrize("name", ["squeezenet", "bvlc_alexnet", "resnet50", "densenet121"])
+def test_networks_that_list_every_constant_as_input_have_one_input(name: str) -> None:
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+    description = describe((folder / f"light_{name}.onnx").read_bytes())
+    (x,) = description.inputs
+    assert (x.datatype, x.shape) == ("FP32", (1, 3, 224, 224))
+    assert isinstance(description.needs, OnnxNeeds)
+    assert description.needs.ir_version == 3
+    assert ("ai.onnx", "Conv") in description.needs.operators
