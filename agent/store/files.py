@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import ClassVar, Literal
 
 from agent.errors import NoSpace, StoreError
 
@@ -82,12 +82,50 @@ class Space:
     read_only: bool
 
 
+def _new_name(operation: Operation) -> Path:
+    assert operation.target is not None
+    return operation.target
+
+
+def _rename(operation: Operation) -> None:
+    operation.path.replace(_new_name(operation))
+
+
+def _sync_dir(operation: Operation) -> None:
+    fd = os.open(operation.path, _READ | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+Calls = Mapping[Kind, Callable[[Operation], int | None]]
+CALLS: Calls = {
+    "create": lambda op: os.open(op.path, _WRITE | os.O_CREAT | os.O_EXCL, op.number),
+    "open": lambda op: os.open(op.path, _WRITE),
+    "write": lambda op: os.pwrite(op.fd, op.data, op.number),
+    "chmod": lambda op: op.path.chmod(op.number),
+    "sync": lambda op: os.fsync(op.fd),
+    "sync_data": lambda op: os.fdatasync(op.fd),
+    "close": lambda op: os.close(op.fd),
+    "rename": _rename,
+    "link": lambda op: _new_name(op).hardlink_to(op.path),
+    "unlink": lambda op: op.path.unlink(missing_ok=True),
+    "mkdir": lambda op: op.path.mkdir(op.number),
+    "rmdir": lambda op: op.path.rmdir(),
+    "touch": lambda op: os.utime(op.path, (op.number, op.number)),
+    "sync_dir": _sync_dir,
+}
+
+
 class Files:
     """Durable operations on files, with errors a person can act on.
 
     All methods raise `NoSpace` when the disk or the user's disk quota is full and `StoreError` for
     every other failure of the disk. Nothing here is an `OSError` to the caller.
     """
+
+    calls: ClassVar[Calls] = CALLS
 
     def __init__(self) -> None:
         self._durable_folders: set[Path] = set()
@@ -104,7 +142,7 @@ class Files:
         try:
             if operation.kind not in ("open", "close"):
                 self.before(operation.kind, operation.path)
-            return _CALLS[operation.kind](operation) or 0
+            return self.calls[operation.kind](operation) or 0
         except OSError as error:
             size = len(operation.data)
             raise self._explained(error, operation.kind, operation.path, size) from error
@@ -386,40 +424,6 @@ def _read_fully(fd: int, offset: int, size: int) -> bytes:
         size -= len(piece)
     return b"".join(pieces)
 
-
-def _new_name(operation: Operation) -> Path:
-    assert operation.target is not None
-    return operation.target
-
-
-def _rename(operation: Operation) -> None:
-    operation.path.replace(_new_name(operation))
-
-
-def _sync_dir(operation: Operation) -> None:
-    fd = os.open(operation.path, _READ | os.O_DIRECTORY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-
-
-_CALLS: Mapping[Kind, Callable[[Operation], int | None]] = {
-    "create": lambda op: os.open(op.path, _WRITE | os.O_CREAT | os.O_EXCL, op.number),
-    "open": lambda op: os.open(op.path, _WRITE),
-    "write": lambda op: os.pwrite(op.fd, op.data, op.number),
-    "chmod": lambda op: op.path.chmod(op.number),
-    "sync": lambda op: os.fsync(op.fd),
-    "sync_data": lambda op: os.fdatasync(op.fd),
-    "close": lambda op: os.close(op.fd),
-    "rename": _rename,
-    "link": lambda op: _new_name(op).hardlink_to(op.path),
-    "unlink": lambda op: op.path.unlink(missing_ok=True),
-    "mkdir": lambda op: op.path.mkdir(op.number),
-    "rmdir": lambda op: op.path.rmdir(),
-    "touch": lambda op: os.utime(op.path, (op.number, op.number)),
-    "sync_dir": _sync_dir,
-}
 
 _DOING: Mapping[str, str] = {
     "sync": "flush",

@@ -48,8 +48,10 @@ def check_names(names: Iterable[str]) -> None:
         for folder in _folders_of(name):
             if folders.setdefault(_folded(folder), folder) != folder:
                 raise PackError(f"file name {name!r}: differs only in case from another folder")
-        if files.setdefault(_folded(name), name) is not name:
-            raise PackError(f"file name {name!r}: collides with {files[_folded(name)]!r}")
+        folded = _folded(name)
+        if folded in files:
+            raise PackError(f"file name {name!r}: collides with {files[folded]!r}")
+        files[folded] = name
     both = files.keys() & folders.keys()
     if both:
         raise PackError(f"file name {min(both)!r}: is both a file and a folder")
