@@ -266,6 +266,10 @@ class MqttLink:
         if not self._batching and not self._flush_due:
             self._flush_soon()
 
+    def forget(self, message: Message) -> None:
+        """Leave a QoS 1 message to the broker, which repeats it on the next connection."""
+        self._session.forget(message)
+
     def subscribe(self, filters: Iterable[tuple[str, int]]) -> None:
         """Subscribe to filters with their QoS, now and after every loss of the broker's session.
 

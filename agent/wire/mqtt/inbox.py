@@ -67,6 +67,12 @@ class Inbox:
             self._acked_away.add(packet_id)
         return False
 
+    def forget(self, message: Message) -> None:
+        """Nobody works on this message any more: a repeat of it is handed out again."""
+        for known in (self.unacked, self._stale):
+            if known.get(message.packet_id) is message:
+                del known[message.packet_id]
+
     def interrupt(self) -> None:
         """The connection is gone."""
         # What was acknowledged before this connection and not repeated on it will not come again.

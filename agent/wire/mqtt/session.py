@@ -15,13 +15,12 @@ import enum
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Final, NamedTuple
 
-from agent.errors import ImpossibleEvent, UsageError
+from agent.errors import ImpossibleEvent
 from agent.wire.mqtt.decoder import Decoder
-from agent.wire.mqtt.errors import MalformedPacket, QueueFull, TooLarge
-from agent.wire.mqtt.events import Connected, Disconnected, Event, Published, Refused, Subscribed
+from agent.wire.mqtt.errors import MalformedPacket
+from agent.wire.mqtt.events import Connected, Disconnected, Event, Refused, Subscribed
 from agent.wire.mqtt.inbox import Arrival, Inbox
-from agent.wire.mqtt.options import QOS_2, ConnectOptions, Granted
-from agent.wire.mqtt.outbox import Outbox, Outgoing
+from agent.wire.mqtt.options import ConnectOptions, Granted
 from agent.wire.mqtt.packets import (
     MAX_PACKET_SIZE,
     PINGREQ,
@@ -38,15 +37,14 @@ from agent.wire.mqtt.packets import (
     encode_connect,
     encode_disconnect,
     encode_puback,
-    encode_publish_head,
     encode_subscribe,
     encode_topic_filter,
-    encode_topic_name,
     encode_unsubscribe,
 )
-from agent.wire.mqtt.properties import Properties, encode_properties, encode_varint
+from agent.wire.mqtt.properties import Properties
 from agent.wire.mqtt.reasons import FROM_3_1_1, UNSUPPORTED_VERSION, reason, sentence
-from agent.wire.mqtt.subscriptions import FILTERS_AT_ONCE, Filters, Subscriptions, sendable
+from agent.wire.mqtt.sender import Sender
+from agent.wire.mqtt.subscriptions import Filters, Subscriptions, batches, split
 
 
 class State(enum.Enum):
@@ -78,16 +76,12 @@ NEXT: Mapping[tuple[State, Step], State] = {
 }
 
 _PROTOCOL_ERROR: Final = 0x82
-_KEEP_ALIVE_TIMEOUT: Final = 0x8D
+_UNSPECIFIED: Final = 0x80
 _RECEIVE_MAXIMUM_EXCEEDED: Final = 0x93
 # MQTT 3.1.1 cannot tell the broker how many messages may wait for us, so it gets some grace.
 _GRACE_3_1_1: Final = 16
 # Before the keep alive is over, so that a slow network does not make it late.
 _PING_AFTER: Final = 0.75
-_TOPICS_KEPT: Final = 1024
-_TOPIC_KEPT_BYTES: Final = 256
-_NO_PROPERTIES: Final = b"\0"
-_HEADER_AT_MOST: Final = 5
 
 
 class Session:
@@ -104,26 +98,16 @@ class Session:
         self._version: Version = 5 if options.version == "auto" else options.version
         self._version_is_settled = options.version != "auto"
         self._was_connected = False
-        self._accepted = False  # this connection got as far as CONNECTED
+        self._falls_back = False
         self._client_id = options.client_id
         self._granted: Granted | None = None
         self._decoder = Decoder(self._version, options.max_packet_size)
 
         self._events: list[Event] = []
-        self._out: list[bytes] = []
-        self._out_bytes = 0
-        self._handed: list[tuple[Any, str]] = []  # QoS 0 tokens whose bytes are still in _out
-
-        self._topics: dict[str, bytes] = {}
-        self._outbox = Outbox(options)
-        self._window = options.max_inflight
-        self._max_size = MAX_PACKET_SIZE
-        self._max_qos = 1
-        self._retain_available = True
+        self._sender = Sender(options, self._events)
         self._inbox = Inbox()
         self._max_unacked = options.receive_maximum
         self._subscriptions = Subscriptions(options.max_topic_bytes)
-        self._requests: dict[int, _Request] = {}
 
         self._opened_at = 0.0
         self._last_in = 0.0
@@ -151,12 +135,12 @@ class Session:
     @property
     def outgoing_bytes(self) -> int:
         """Bytes that wait for `take_outgoing`."""
-        return self._out_bytes
+        return self._sender.bytes
 
     @property
     def unfinished(self) -> int:
         """QoS 1 messages of ours that the broker has not acknowledged."""
-        return len(self._outbox)
+        return len(self._sender.outbox)
 
     # The transport and the time
 
@@ -177,8 +161,8 @@ class Session:
         self._decoder = Decoder(self._version, options.max_packet_size)
         self._opened_at = self._last_in = self._last_out = now
         self._pinged_at = None
-        self._accepted = False
-        self._send(
+        self._falls_back = False
+        self._sender.send(
             encode_connect(
                 self._version,
                 self._client_id,
@@ -223,23 +207,15 @@ class Session:
         """The transport is gone, whoever closed it."""
         before = self._state
         self._move(Step.LOST)
-        if self._accepted and not self._version_is_settled:
-            self._version = 5
         if before is State.CONNECTING:
             again = self._fall_back(settled=False)
             self._events.append(Disconnected(why, try_again_now=again))
         elif before is State.CONNECTED:
+            self._inbox.interrupt()
             self._events.append(Disconnected(why))
-        self._out.clear()
-        self._out_bytes = 0
-        self._events.extend(
-            Published(token, False, "the connection ended before it was sent")
-            for token, _ in self._handed
-        )
-        self._handed.clear()
-        self._outbox.interrupt()
-        self._inbox.interrupt()
-        self._requests.clear()
+        if not (self._version_is_settled or self._falls_back):
+            self._version = 5
+        self._sender.lost()
         return self.take_events()
 
     def tick(self, now: float) -> list[Event]:
@@ -252,10 +228,10 @@ class Session:
             self._end(Disconnected(f"the broker did not answer CONNECT within {timeout_s:g} s"))
         elif self._pinged_at is not None:
             silent = f"the broker did not answer a ping within {timeout_s:g} s"
-            self._fail(silent, _KEEP_ALIVE_TIMEOUT)
+            self._fail(silent, _UNSPECIFIED)
         else:
             self._pinged_at = now
-            self._send(PINGREQ)
+            self._sender.send(PINGREQ)
         return self.take_events()
 
     def next_timer(self) -> float | None:
@@ -277,35 +253,27 @@ class Session:
 
     def take_outgoing(self, now: float) -> bytes:
         """Everything to write, in one piece; it counts as sent."""
-        if not self._out:
+        if not self._sender.bytes:
             return b""
-        data = b"".join(self._out)
-        self._out.clear()
-        self._out_bytes = 0
         self._last_out = now
-        if self._handed:
-            self._events.extend(Published(token, True, why) for token, why in self._handed)
-            self._handed.clear()
-        return data
+        return self._sender.take()
 
     def take_events(self) -> list[Event]:
         """What happened since the last call that returned events."""
-        events = self._events
-        if events:
-            self._events = []
+        events = self._events[:]
+        self._events.clear()
         return events
 
     def disconnect(self, reason_code: int = 0) -> list[Event]:
         """Leave in order: queue DISCONNECT, so that the broker drops the last will."""
         if self._state is State.CONNECTED:
-            self._send(encode_disconnect(self._version, reason_code))
+            self._sender.send(encode_disconnect(self._version, reason_code))
         self._end(Disconnected("closed by us", reason_code))
         return self.take_events()
 
     def abandon(self, why: str) -> list[Event]:
         """Give up every message of ours that the broker has not acknowledged."""
-        for item in self._outbox.clear():
-            self._report(item.token, False, why)
+        self._sender.abandon(why)
         return self.take_events()
 
     # Messages
@@ -338,22 +306,17 @@ class Session:
             QueueFull: Too much waits already.
             UsageError: QoS 2.
         """
-        field = self._topics.get(topic) or self._new_topic(topic)
-        block = _NO_PROPERTIES if properties is None else encode_properties(properties)
-        size = len(field) + len(block) + len(payload) + 2
-        if size + _HEADER_AT_MOST > self._max_size:
-            self._check_size(topic, size - (0 if qos else 2))
-        if qos == 1:
-            self._publish_at_least_once(Outgoing(field, payload, retain, block, token))
-        elif qos == 0:
-            self._publish_at_most_once(field, payload, retain, block, token)
-        else:
-            raise UsageError(f"publishing to {topic!r}: {QOS_2}")
+        self._sender.publish(topic, payload, qos, retain, properties, token)
 
     def ack(self, message: Message) -> None:
         """Acknowledge a QoS 1 message; too late, twice or at QoS 0 it does nothing."""
-        if message.qos and self._inbox.ack(message) and self._state is State.CONNECTED:
-            self._send(encode_puback(message.packet_id))
+        if message.qos and self._inbox.ack(message):
+            self._sender.send(encode_puback(message.packet_id))
+
+    def forget(self, message: Message) -> None:
+        """Leave a QoS 1 message unacknowledged: the broker repeats it on the next connection, and
+        then it is handed out again."""
+        self._inbox.forget(message)
 
     def subscribe(self, filters: Iterable[tuple[str, int]]) -> None:
         """Subscribe to filters with their QoS now and whenever the broker has forgotten them.
@@ -377,120 +340,23 @@ class Session:
         if self._state is State.CONNECTED:
             self._unsubscribe(left)
 
-    # Sending
-
-    def _send(self, piece: bytes) -> None:
-        self._out.append(piece)
-        self._out_bytes += len(piece)
-
-    def _new_topic(self, topic: str) -> bytes:
-        field = encode_topic_name(topic, self._options.max_topic_bytes)
-        if len(field) <= _TOPIC_KEPT_BYTES:
-            if len(self._topics) >= _TOPICS_KEPT:
-                self._topics.clear()
-            self._topics[topic] = field
-        return field
-
-    def _check_size(self, topic: str, size: int) -> None:
-        whole = 1 + len(encode_varint(size)) + size
-        if whole > self._max_size:
-            raise TooLarge(
-                f"a message of {whole} bytes to {topic[:80]!r}: the broker takes {self._max_size}",
-                hint="send less, or raise the broker's limit",
-            )
-
-    def _publish_at_most_once(
-        self, field: bytes, payload: bytes, retain: bool, block: bytes, token: Any
-    ) -> None:
-        if self._state is not State.CONNECTED:
-            self._report(token, False, "there is no connection, and QoS 0 does not wait for one")
-            return
-        if self._out_bytes + len(payload) > self._options.max_queued_bytes:
-            raise QueueFull(f"{self._out_bytes} bytes wait for the network")
-        self._write_publish(0, field, payload, 0, retain, block)
-        if token is not None:
-            self._handed.append((token, self._changed(0, retain)))
-
-    def _publish_at_least_once(self, item: Outgoing) -> None:
-        outbox = self._outbox
-        at_once = (
-            self._state is State.CONNECTED
-            and not outbox.waiting
-            and len(outbox.inflight) < self._window
-        )
-        outbox.add(item, at_once=at_once)
-        if at_once:
-            self._send_item(item)
-
-    def _send_item(self, item: Outgoing) -> None:
-        size = len(item.field) + len(item.block) + len(item.payload) + 2
-        if size + _HEADER_AT_MOST > self._max_size:
-            try:
-                self._check_size(item.field[2:].decode(), size)
-            except TooLarge as error:  # it was queued before this broker stated its limit
-                self._outbox.forget(item)
-                self._report(item.token, False, str(error))
-                return
-        if self._max_qos == 0:
-            self._outbox.forget(item)
-            self._write_publish(0, item.field, item.payload, 0, item.retain, item.block)
-            if item.token is not None:
-                self._handed.append((item.token, self._changed(1, item.retain)))
-            return
-        repeated = self._outbox.send(item, self._requests)
-        first = 0x0A if repeated else 0x02
-        self._write_publish(
-            first, item.field, item.payload, item.packet_id, item.retain, item.block
-        )
-
-    def _write_publish(
-        self, flags: int, field: bytes, payload: bytes, packet_id: int, retain: bool, block: bytes
-    ) -> None:
-        if retain and self._retain_available:
-            flags |= 0x01
-        head = encode_publish_head(
-            0x30 | flags, field, packet_id, block if self._version == 5 else b"", len(payload)
-        )
-        self._out += (head, payload)
-        self._out_bytes += len(head) + len(payload)
-
-    def _changed(self, qos: int, retain: bool) -> str:
-        """Say in what the broker's limits change a message."""
-        changes = []
-        if qos > self._max_qos:
-            changes.append("sent at QoS 0: the broker takes no higher")
-        if retain and not self._retain_available:
-            changes.append("sent without retain: the broker keeps none")
-        return "; ".join(changes)
-
-    def _report(self, token: Any, ok: bool, why: str = "") -> None:
-        if token is not None:
-            self._events.append(Published(token, ok, why))
-
-    def _pump(self) -> None:
-        """Send what waits as far as the broker's receive maximum allows."""
-        outbox = self._outbox
-        while outbox.waiting and len(outbox.inflight) < self._window:
-            self._send_item(outbox.waiting.popleft())
-
     def _subscribe(self, asked: Filters) -> None:
         assert self._granted is not None, "only called while connected"
-        requests, denied = sendable(asked, self._granted)
+        sendable, denied = split(asked, self._granted)
         if denied:
             self._events.append(Subscribed(denied))
-        for filters in requests:
-            packet_id = self._outbox.new_id(self._requests)
-            self._requests[packet_id] = _Request(subscribe=filters)
-            fields = [(encode_topic_filter(topic), qos) for topic, qos in filters]
-            self._send(encode_subscribe(self._version, packet_id, fields))
+        for filters in batches(sendable, self._granted.max_packet_size):
+            rows = tuple((topic, sendable[topic]) for topic in filters)
+            packet_id = self._sender.new_request(_Request(subscribe=rows))
+            fields = [(encode_topic_filter(topic), qos) for topic, qos in rows]
+            self._sender.send(encode_subscribe(self._version, packet_id, fields))
 
     def _unsubscribe(self, left: tuple[str, ...]) -> None:
-        for start in range(0, len(left), FILTERS_AT_ONCE):
-            filters = left[start : start + FILTERS_AT_ONCE]
-            packet_id = self._outbox.new_id(self._requests)
-            self._requests[packet_id] = _Request(unsubscribe=filters)
+        assert self._granted is not None, "only called while connected"
+        for filters in batches(left, self._granted.max_packet_size):
+            packet_id = self._sender.new_request(_Request(unsubscribe=filters))
             fields = [encode_topic_filter(topic) for topic in filters]
-            self._send(encode_unsubscribe(self._version, packet_id, fields))
+            self._sender.send(encode_unsubscribe(self._version, packet_id, fields))
 
     # Moving on
 
@@ -503,14 +369,17 @@ class Session:
 
     def _end(self, event: Refused | Disconnected) -> None:
         """Have the owner close the transport, and tell why; once for each connection."""
+        if self._state is State.CONNECTED:
+            self._inbox.interrupt()
         if self._state in {State.CONNECTING, State.CONNECTED}:
             self._move(Step.ENDED)
+            self._sender.ended()
             self._events.append(event)
 
     def _fail(self, why: str, reason_code: int) -> None:
         """End a connection on which the broker broke MQTT or fell silent."""
         if self._state is State.CONNECTED and self._version == 5:
-            self._send(encode_disconnect(5, reason_code))
+            self._sender.send(encode_disconnect(5, reason_code))
         again = self._state is State.CONNECTING and self._fall_back(settled=False)
         self._end(Disconnected(why, reason_code, try_again_now=again))
 
@@ -524,12 +393,12 @@ class Session:
         A broker that says it does not know MQTT 5 is believed from then on. One that just closes
         may also have been restarting, so 5 gets another chance after each try of 3.1.1.
         """
-        if self._version_is_settled:
+        if self._version_is_settled or self._version == 4:
             return False
-        older = self._version == 5
-        self._version = 4 if older else 5
-        self._version_is_settled = older and settled
-        return older
+        self._version = 4
+        self._version_is_settled = settled
+        self._falls_back = True
+        return True
 
     # What the broker sends
 
@@ -551,35 +420,25 @@ class Session:
             retain_available=packet.retain_available is not False,
             wildcard_available=packet.wildcard_available is not False,
         )
-        self._obey(self._granted)
-        self._was_connected = self._accepted = True
-        self._move(Step.ACCEPTED)
-        self._events.append(Connected(packet.session_present, self._granted))
-        self._resume(packet.session_present)
-
-    def _obey(self, granted: Granted) -> None:
-        options = self._options
-        self._keep_alive_s = float(granted.keep_alive_s)
-        self._window = min(granted.receive_maximum, options.max_inflight)
-        self._max_size = granted.max_packet_size
-        self._max_qos = granted.max_qos
-        self._retain_available = granted.retain_available
+        self._keep_alive_s = float(self._granted.keep_alive_s)
         grace = _GRACE_3_1_1 if self._version == 4 else 1
         self._max_unacked = min(options.receive_maximum * grace, 0xFFFF)
+        self._was_connected = True
+        self._move(Step.ACCEPTED)
+        self._events.append(Connected(packet.session_present, self._granted))
+        self._resume(self._granted, packet.session_present)
 
-    def _resume(self, session_present: bool) -> None:
+    def _resume(self, granted: Granted, session_present: bool) -> None:
         """Bring the broker's session up to what we want of it."""
         if not session_present:
-            self._outbox.restart()
             self._inbox.restart()
         wanted, leaving = self._subscriptions.due(session_present=session_present)
         self._unsubscribe(leaving)
         self._subscribe(wanted)
-        self._pump()
+        self._sender.connected(granted, session_present=session_present)
 
     def _on_refusal(self, packet: ConnAck, code: int) -> None:
-        again = self._fall_back(settled=code == UNSUPPORTED_VERSION)
-        again = again and code == UNSUPPORTED_VERSION
+        again = code == UNSUPPORTED_VERSION and self._fall_back(settled=True)
         why = sentence(code, packet.reason, packet.server_reference)
         self._end(Refused(code, f"the broker refused us: {why}", reason(code).retryable, again))
 
@@ -588,7 +447,7 @@ class Session:
             arrival = self._inbox.take(message)
             if arrival is not Arrival.NEW:
                 if arrival is Arrival.DONE:
-                    self._send(encode_puback(message.packet_id))
+                    self._sender.send(encode_puback(message.packet_id))
                 return
             if len(self._inbox.unacked) > self._max_unacked:
                 many = f"the broker sent more than {self._max_unacked} messages unacknowledged"
@@ -599,24 +458,14 @@ class Session:
     def _on_oversized(self, packet: Oversized) -> None:
         # It will never fit: unless it is acknowledged the broker repeats it for ever.
         if packet.qos:
-            self._send(encode_puback(packet.packet_id))
+            self._sender.send(encode_puback(packet.packet_id))
         self._events.append(packet)
 
     def _on_puback(self, packet: PubAck) -> None:
-        item = self._outbox.done(packet.packet_id)
-        if item is None:
-            return
-        if packet.reason_code < 0x80:
-            if item.token is not None:
-                self._report(item.token, True, self._changed(1, item.retain))
-        else:
-            why = sentence(packet.reason_code, packet.reason)
-            self._events.append(Published(item.token, False, f"the broker refused it: {why}"))
-        if self._outbox.waiting:
-            self._pump()
+        self._sender.acknowledged(packet)
 
     def _on_suback(self, packet: SubAck) -> None:
-        request = self._requests.pop(packet.packet_id, _NO_REQUEST)
+        request = self._sender.requests.pop(packet.packet_id, _NO_REQUEST)
         if len(request.subscribe) != len(packet.reason_codes):
             self._fail("the broker sent a SUBACK that answers nothing we asked", _PROTOCOL_ERROR)
             return
@@ -624,7 +473,9 @@ class Session:
         self._events.append(answer)
 
     def _on_unsuback(self, packet: UnsubAck) -> None:
-        self._subscriptions.left(self._requests.pop(packet.packet_id, _NO_REQUEST).unsubscribe)
+        self._subscriptions.left(
+            self._sender.requests.pop(packet.packet_id, _NO_REQUEST).unsubscribe
+        )
 
     def _on_pingresp(self, packet: PingResp) -> None:
         self._pinged_at = None
