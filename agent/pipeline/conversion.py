@@ -16,7 +16,6 @@ from agent.pipeline.tensors import (
     DTYPES,
     FLOAT_MAX,
     Array,
-    all_finite,
     bf16_to_fp32,
     fp32_to_bf16,
     is_quantised,
@@ -149,9 +148,3 @@ def _whole(real: np.dtype[Any], dtype: np.dtype[Any], name: str, refuse: Refuse)
         return array.astype(dtype)
 
     return whole
-
-
-def check_finite(array: Array, name: str, refuse: Refuse) -> None:
-    """Refuse NaN and infinity."""
-    if not all_finite(array):
-        raise refuse(f"{name}: expected finite numbers, got NaN or infinity")

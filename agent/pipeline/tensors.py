@@ -76,6 +76,34 @@ def fp32_to_bf16(values: Array) -> Array:
     return rounded.reshape(values.shape)
 
 
+def from_bytes(data: bytes | memoryview, tensor: Tensor, where: str) -> Array:
+    """Return the elements of little-endian bytes, without copying them; flat.
+
+    Raises:
+        BadInput: A floating-point value is NaN or infinite and the tensor does not allow that.
+    """
+    dtype = DTYPES[tensor.datatype]
+    array: Array
+    if tensor.datatype == "BOOL":
+        # Any other byte than 0 and 1 would be a bool that NumPy does not know.
+        array = np.frombuffer(data, np.uint8) != 0
+        return array
+    array = np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype, copy=False)
+    if tensor.datatype in FLOAT_MAX and not tensor.allow_nan:
+        check_finite(bf16_to_fp32(array) if tensor.datatype == "BF16" else array, where)
+    return array
+
+
+def check_finite(array: Array, where: str) -> None:
+    """Refuse NaN and infinity in an input.
+
+    Raises:
+        BadInput: There is one.
+    """
+    if not all_finite(array):
+        raise BadInput(f"{where}: expected finite numbers, got NaN or infinity")
+
+
 def matches(wanted: Sequence[int], shape: Sequence[int]) -> bool:
     """True if `shape` is one of those that `wanted` (-1: free) allows."""
     return len(wanted) == len(shape) and all(

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import msgspec
-import numpy as np
 
-from agent.documents.manifest import Tensor
 from agent.errors import BadInput, DocumentError
 from agent.pipeline.codecs.api import (
     MAX_PAYLOAD_BYTES,
@@ -16,10 +14,9 @@ from agent.pipeline.codecs.api import (
     EncoderContext,
     refuse_time_field,
 )
-from agent.pipeline.conversion import check_finite
 from agent.pipeline.message import Decoded, Prediction, Step
 from agent.pipeline.selftest import to_bytes
-from agent.pipeline.tensors import DTYPES, FLOAT_MAX, Array, Fit, bf16_to_fp32
+from agent.pipeline.tensors import DTYPES, Array, Fit, from_bytes
 
 
 class Options(msgspec.Struct, frozen=True):
@@ -63,24 +60,6 @@ def compile_decoder(_options: Options, context: DecoderContext) -> Decode:
         return Decoded(arrays)
 
     return decode
-
-
-def from_bytes(data: bytes | memoryview, tensor: Tensor, where: str) -> Array:
-    """Return the elements of little-endian bytes, without copying them; flat.
-
-    Raises:
-        BadInput: A floating-point value is NaN or infinite and the tensor does not allow that.
-    """
-    dtype = DTYPES[tensor.datatype]
-    array: Array
-    if tensor.datatype == "BOOL":
-        # Any other byte than 0 and 1 would be a bool that NumPy does not know.
-        array = np.frombuffer(data, np.uint8) != 0
-        return array
-    array = np.frombuffer(data, dtype.newbyteorder("<")).astype(dtype, copy=False)
-    if tensor.datatype in FLOAT_MAX and not tensor.allow_nan:
-        check_finite(bf16_to_fp32(array) if tensor.datatype == "BF16" else array, where, BadInput)
-    return array
 
 
 def compile_encoder(options: Options, context: EncoderContext) -> Encode:

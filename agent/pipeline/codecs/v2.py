@@ -1,7 +1,7 @@
 """What the JSON and the binary form of the Open Inference Protocol V2 share.
 
-Numbers never go through a wider or narrower type than their own: INT64 stays exact, a number beyond
-FP32 is refused. NaN and Infinity are no JSON; where an input allows NaN, `null` means it.
+A request is a JSON object; an input's elements stand in its `data`, flat or nested, or (binary
+form) behind the JSON, in the order of the inputs, in `parameters.binary_data_size` bytes.
 """
 
 from __future__ import annotations
@@ -9,123 +9,149 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import msgspec
 import numpy as np
 
 from agent.documents.codec import show
 from agent.documents.manifest import Tensor
+from agent.documents.names import DATATYPE_BYTES
 from agent.errors import BadInput
-from agent.pipeline.message import MAX_ID_CHARACTERS
-from agent.pipeline.tensors import DTYPES, FLOAT_MAX, MAX_RANK, Array, Fit, fp32_to_bf16, show_shape
+from agent.pipeline.codecs.api import DecoderContext, EncoderContext
+from agent.pipeline.codecs.json_text import (
+    JSON_ERRORS,
+    element_type,
+    explain,
+    find_id,
+    to_array,
+)
+from agent.pipeline.message import Decoded, IdKind, RejectedMessage, check_id, check_reply_to
+from agent.pipeline.selftest import strings_from
+from agent.pipeline.tensors import DTYPES, MAX_RANK, Array, Fit, from_bytes, show_shape
 
 Dimensions = Annotated[tuple[int, ...], msgspec.Meta(max_length=MAX_RANK)]
-
-_INTEGER_BITS = {"INT8": 8, "INT16": 16, "INT32": 32, "INT64": 64}
-_UNSIGNED_BITS = {"UINT8": 8, "UINT16": 16, "UINT32": 32}
-# An id at the head of an object that is otherwise no JSON.
-_LEADING_ID = re.compile(rb'\s*\{\s*"id"\s*:\s*("(?:[^"\\\x00-\x1f]|\\.){0,1024}")', re.DOTALL)
-_NESTED = re.compile(rb"\s*\[\s*\[")
-_WHERE = re.compile(r"(?P<what>.*) - at `\$(?P<where>.*)`$", re.DOTALL)
-
 # Arguments: the JSON of `data`, the shape it shall have, and which input of the request it is.
 ReadData = Callable[[msgspec.Raw, tuple[int, ...], int], Array]
+# Arguments: the JSON of a request, and the bytes behind it.
+ReadRequest = Callable[[bytes | memoryview, bytes | memoryview], Decoded]
+
+_NESTED = re.compile(rb"\s*\[\s*\[")
+_NO_BYTES = msgspec.Raw(b"")
+BETWEEN_ID_AND_OUTPUTS = b',"outputs":['
 
 
-class _OnlyId(msgspec.Struct, gc=False):
+class _InputParameters(msgspec.Struct, gc=False):
+    binary_data_size: Annotated[int, msgspec.Meta(ge=0)] | None = None
+
+
+class _Input(msgspec.Struct, gc=False):
+    """One input of a request. `data` is parsed once its datatype is known."""
+
+    name: str
+    shape: Dimensions
+    datatype: str
+    data: msgspec.Raw = _NO_BYTES
+    parameters: _InputParameters | None = None
+
+
+class _RequestedOutput(msgspec.Struct, gc=False):
+    name: str
+
+
+class _Request(msgspec.Struct):
+    """An inference request. Fields that are not listed are skipped unread."""
+
+    inputs: list[_Input]
     id: str | None = None
+    outputs: list[_RequestedOutput] | None = None
 
 
-_only_id = msgspec.json.Decoder(_OnlyId)
-_string = msgspec.json.Decoder(str)
+class _RequestWithReply(_Request):
+    """The same, where a payload may say where its answer goes."""
+
+    reply_to: str = ""
 
 
-def find_id(payload: bytes | memoryview) -> str | None:
-    """Return the id of a JSON object, whatever else is wrong with it; None if there is none."""
+def compile_request(context: DecoderContext) -> ReadRequest:
+    """Return what reads a request; it raises RejectedMessage, with the id if there is one."""
+    kind = _RequestWithReply if context.reply_to else _Request
+    request_decoder = msgspec.json.Decoder(kind)
+    table = InputTable(context.inputs, context.stored)
+    entries = table.entries
+    count = len(context.inputs)
+
+    def read_request(text: bytes | memoryview, blobs: bytes | memoryview) -> Decoded:
+        try:
+            request = request_decoder.decode(text)
+        except JSON_ERRORS as error:
+            raise RejectedMessage(explain(error), id=find_id(text)) from None
+        arrays: dict[str, Array] = {}
+        offset = 0
+        try:
+            for index, given in enumerate(request.inputs):
+                entry = entries.get((given.name, given.datatype))
+                if entry is None:
+                    raise table.refusal(index, given.name, given.datatype)
+                fit, read, tensor = entry
+                shape = fit.known.get(given.shape)
+                if shape is None:
+                    shape = fit(given.shape, f"inputs[{index}]")
+                parameters = given.parameters
+                size = None if parameters is None else parameters.binary_data_size
+                if size is None:
+                    arrays[given.name] = read(given.data, shape, index)
+                else:
+                    blob = blobs[offset : offset + size]
+                    offset += size
+                    arrays[given.name] = _read_blob(blob, size, tensor, shape, index)
+            if len(arrays) != count or len(request.inputs) != count:
+                table.check_complete([given.name for given in request.inputs])
+            if offset != len(blobs):
+                raise BadInput(
+                    f"payload: the inputs announce {offset} binary bytes, it holds {len(blobs)}"
+                )
+            if request.id is None and request.outputs is None and kind is _Request:
+                return Decoded(arrays)
+            return _complete(request, arrays)
+        except BadInput as error:
+            raise _rejected(error, request) from None
+
+    return read_request
+
+
+def _complete(request: _Request, arrays: dict[str, Array]) -> Decoded:
+    wanted = None
+    if request.outputs:
+        wanted = tuple(output.name for output in request.outputs)
+    message_id = None if request.id is None else check_id(request.id)
+    reply_to = getattr(request, "reply_to", "")
+    if reply_to:
+        check_reply_to(reply_to)
+    return Decoded(arrays, message_id, reply_to, None, wanted)
+
+
+def _rejected(error: BadInput, request: _Request) -> RejectedMessage:
+    """Give an error what is needed to answer it."""
+    message_id, reply_to = request.id, getattr(request, "reply_to", "")
     try:
-        found = _only_id.decode(payload).id
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return leading_id(payload)
-    return found if found is not None and len(found) <= MAX_ID_CHARACTERS else None
-
-
-def leading_id(payload: bytes | memoryview) -> str | None:
-    """Return an id that stands first in an object, without looking at the rest."""
-    match = _LEADING_ID.match(payload)
-    try:
-        found = _string.decode(match.group(1)) if match else None
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
-    return found if found is not None and len(found) <= MAX_ID_CHARACTERS else None
-
-
-def explain(error: Exception, root: str = "") -> str:
-    """Say in one sentence what a JSON decoder did not like.
-
-    Args:
-        error: What it raised.
-        root: The path of the decoded value in the payload.
-    """
-    if isinstance(error, RecursionError):
-        return f"{root or 'payload'}: nested too deeply"
-    text = str(error)
-    found = _WHERE.match(text)
-    if found:
-        where = (root + found["where"]).lstrip(".")
-        return f"{where or 'payload'}: {_lower(found['what'])}"
-    return f"{root or 'payload'}: {_lower(text)}"
-
-
-def _lower(text: str) -> str:
-    text = text.replace("`", "").removesuffix(".")
-    # "JSON is malformed" keeps its capitals.
-    return text if text[:2].isupper() else text[:1].lower() + text[1:]
-
-
-def flat_type(tensor: Tensor) -> Any:
-    """Return the type of one element of `data`."""
-    datatype = tensor.datatype
-    if datatype in FLOAT_MAX:
-        largest = FLOAT_MAX[datatype]
-        number: Any = Annotated[float, msgspec.Meta(ge=-largest, le=largest)]
-        return number | None if tensor.allow_nan else number
-    if datatype in _INTEGER_BITS:
-        half = 1 << (_INTEGER_BITS[datatype] - 1)
-        return Annotated[int, msgspec.Meta(ge=-half, le=half - 1)]
-    if datatype in _UNSIGNED_BITS:
-        return Annotated[int, msgspec.Meta(ge=0, le=(1 << _UNSIGNED_BITS[datatype]) - 1)]
-    if datatype == "UINT64":
-        return Annotated[int, msgspec.Meta(ge=0)]
-    return bool if datatype == "BOOL" else str
-
-
-def to_array(values: Any, tensor: Tensor, where: str) -> Array:
-    """Turn checked elements, nested or flat, into an array.
-
-    Raises:
-        BadInput: An integer is beyond the datatype, or nested lists differ in length.
-    """
-    try:
-        if tensor.datatype == "BF16":
-            return fp32_to_bf16(np.array(values, np.float32))
-        return np.array(values, DTYPES[tensor.datatype])
-    except (OverflowError, ValueError):
-        raise BadInput(
-            f"{where}: expected {tensor.datatype} values in lists of equal length"
-        ) from None
+        check_id(message_id or "")
+        check_reply_to(reply_to)
+    except BadInput:
+        message_id, reply_to = None, ""
+    return RejectedMessage(error.message, id=message_id, reply_to=reply_to)
 
 
 def compile_data(tensor: Tensor) -> ReadData:
     """Return what reads `data`, flat or nested, of one tensor into an array of a given shape."""
-    flat = msgspec.json.Decoder(list[flat_type(tensor)])  # type: ignore[misc]
+    flat = msgspec.json.Decoder(list[element_type(tensor)])  # type: ignore[misc]
     dtype = DTYPES[tensor.datatype]
     plain = tensor.datatype not in ("BF16", "UINT64", "BYTES")
 
     def read(data: msgspec.Raw, shape: tuple[int, ...], index: int) -> Array:
         try:
             values = flat.decode(data)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        except JSON_ERRORS as error:
             return _read_nested(data, tensor, shape, f"inputs[{index}].data", error)
         if len(values) != math.prod(shape):
             raise BadInput(
@@ -141,14 +167,16 @@ def compile_data(tensor: Tensor) -> ReadData:
 def _read_nested(
     data: msgspec.Raw, tensor: Tensor, shape: tuple[int, ...], where: str, flat_error: Exception
 ) -> Array:
-    nested = flat_type(tensor)
+    if not bytes(data):
+        raise BadInput(f"{where}: expected a list of {math.prod(shape)} values, got none")
     if len(shape) < 2 or not _NESTED.match(data):
         raise BadInput(explain(flat_error, where)) from None
+    nested = element_type(tensor)
     for _ in shape:
         nested = list[nested]  # type: ignore[valid-type]
     try:
         values = msgspec.json.decode(data, type=nested)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+    except JSON_ERRORS as error:
         raise BadInput(explain(error, where)) from None
     array = to_array(values, tensor, where)
     if array.shape != shape:
@@ -156,6 +184,23 @@ def _read_nested(
             f"{where}: expected lists of shape {show_shape(shape)}, got {show_shape(array.shape)}"
         )
     return array
+
+
+def _read_blob(
+    blob: bytes | memoryview, size: int, tensor: Tensor, shape: tuple[int, ...], index: int
+) -> Array:
+    where = f"inputs[{index}]"
+    wanted = math.prod(shape) * DATATYPE_BYTES[tensor.datatype]
+    if len(blob) != size:
+        raise BadInput(f"{where}: announces {size} binary bytes, the payload holds {len(blob)}")
+    if tensor.datatype == "BYTES":
+        texts = strings_from(blob, where)
+        if len(texts) != math.prod(shape):
+            raise BadInput(f"{where}: expected {math.prod(shape)} elements, got {len(texts)}")
+        return np.array(texts, DTYPES["BYTES"]).reshape(shape)
+    if size != wanted:
+        raise BadInput(f"{where}: expected {wanted} binary bytes, got {size}")
+    return from_bytes(blob, tensor, where).reshape(shape)
 
 
 class InputTable:
@@ -198,3 +243,22 @@ class InputTable:
         missing = [name for name in self._datatypes if name not in given]
         if missing:
             raise BadInput(f"inputs: expected {', '.join(self._datatypes)}; missing {missing[0]}")
+
+
+def compile_frame(context: EncoderContext) -> tuple[bytes, dict[IdKind, bytes]]:
+    """Return what a response starts with, up to its id, and what follows its outputs, up to the
+    time that the run took; the latter by where the id comes from."""
+    model = {"model_name": context.model_name, "model_version": context.model_version}
+    made = context.produced_by
+    origin = {
+        "pack": made.pack,
+        "variant": context.variant,
+        "runtime": made.runtime,
+        "provider": made.provider,
+        "slot": made.slot,
+    }
+    head = msgspec.json.encode(model)[:-1] + b',"id":'
+    parameters = b'],"parameters":' + msgspec.json.encode(origin)[:-1]
+    kinds: tuple[IdKind, ...] = ("payload", "correlation", "agent")
+    tails = {kind: parameters + f',"id_from":"{kind}","run_us":'.encode() for kind in kinds}
+    return head, tails
