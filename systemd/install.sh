@@ -221,14 +221,19 @@ fill() {
     run "$python" -m venv "$1"
     run "$1/bin/python" -m pip install --quiet --disable-pip-version-check --no-input \
         ${constraints:+--constraint "$constraints"} "$source${extras:+[$extras]}" ||
-        fail "pip could not install the program; what was installed before is untouched"
+        give_up "pip could not install the program"
     # As the service's user: an interpreter or a file that it cannot read shows here.
     if on_this_machine; then
         run runuser -u edgeward -- "$1/bin/edgeward" run --check --config "$settings/agent.toml"
     else
         run "$1/bin/edgeward" run --check --config "$settings/agent.toml"
-    fi || fail "the new program will not start like this; what was installed before is untouched"
+    fi || give_up "the new program would not start"
     run touch "$1/.complete"
+}
+
+give_up() {
+    rm -rf "$target"
+    fail "$1; what was installed before is untouched"
 }
 
 # The link is replaced in one step: at any moment there is a whole program to start.
