@@ -28,8 +28,8 @@ class Steps:
 
     runs: tuple[Run, ...]
     tensors: tuple[Tensor, ...]
-    class_output: str
-    class_labels: tuple[str, ...]
+    # As in `CompiledStep`, of the last step that names a class.
+    class_labels: tuple[str, ...] | None
     # Whether one of them keeps something of each source.
     remember: bool
 
@@ -56,6 +56,11 @@ def compile_steps(
     Raises:
         DocumentError: A step or one of its options does not fit.
     """
+    for tensor in tensors if raw else ():
+        if is_quantised(tensor):
+            raise DocumentError(
+                f"{path}[0]", "real numbers before a step", f"{tensor.name} with a scale"
+            )
     compiled: list[CompiledStep] = []
     kinds = _kinds(raw, path)
     for index, (options, kind) in enumerate(zip(raw, kinds, strict=True)):
@@ -65,12 +70,11 @@ def compile_steps(
         step = kind.compile(checked, StepContext(tensors, labels, here, refuse))
         compiled.append(step)
         tensors = step.tensors
-    naming = [step for step in compiled if step.class_output]
+    named = [step.class_labels for step in compiled if step.class_labels is not None]
     return Steps(
         runs=tuple(step.run for step in compiled),
         tensors=tensors,
-        class_output=naming[-1].class_output if naming else "",
-        class_labels=naming[-1].class_labels if naming else (),
+        class_labels=named[-1] if named else None,
         remember=any(kind.remembers for kind in kinds),
     )
 

@@ -36,7 +36,8 @@ from agent.pipeline.message import (
 )
 from agent.pipeline.sources import Sources
 from agent.pipeline.state import State, compile_state
-from agent.pipeline.tensors import Arrays
+from agent.pipeline.steps.api import CLASS_INDEX, Memory
+from agent.pipeline.tensors import FLOAT_MAX, Arrays
 from agent.pipeline.window import compile_window
 
 __all__ = ["Chain", "Counters", "Incoming", "Prediction", "ProducedBy", "Step", "compile_chain"]
@@ -66,6 +67,9 @@ class Parts:
     state: State | None
     # The input that holds a reading's own time, where the window asks for one.
     time_input: str
+    class_labels: tuple[str, ...]
+    # The output whose largest value names the class, where no step does.
+    class_scores: str
 
 
 class Chain:
@@ -80,7 +84,8 @@ class Chain:
         id_prefix: str,
     ) -> None:
         self.outputs = outputs
-        self.class_labels = parts.after.class_labels
+        # What `Prediction.class_index` counts; empty where classes have no names.
+        self.class_labels = parts.class_labels
         self.counters = Counters()
         self._file_inputs = file_inputs
         self._tolerance = tolerance
@@ -93,7 +98,8 @@ class Chain:
         self._sources = parts.sources
         self._state = parts.state
         self._time_input = parts.time_input
-        self._class_output = parts.after.class_output
+        self._names_class = parts.after.class_labels is not None
+        self._class_scores = parts.class_scores
         self._output_names = frozenset(tensor.name for tensor in outputs)
         self._id_prefix = id_prefix
         self._next_id = count(1)
@@ -141,17 +147,20 @@ class Chain:
             tensors = self._unbind(raw)
             if self._state is not None and source is not None:
                 source.state = self._state.after(raw)
-            memory = source.memory if source is not None else {}
+            memory: Memory = source.memory if source is not None else {}
             for run in self._after:
                 tensors = run(tensors, memory)
         except BadOutput:
             if self._state is not None and source is not None:
                 source.state = dict(self._state.first)
             raise
-        if not self._class_output:
-            return Prediction(tensors)
-        index = tensors[self._class_output]
-        return Prediction(tensors, int(index.flat[0]) if index.size == 1 else -1)
+        if self._names_class:
+            return Prediction(tensors, memory.pop(CLASS_INDEX, -1))
+        if self._class_scores:
+            scores = tensors[self._class_scores]
+            if scores.size == len(self.class_labels):
+                return Prediction(tensors, int(scores.argmax()))
+        return Prediction(tensors)
 
     def encode(self, step: Step, prediction: Prediction, run_us: int) -> bytes:
         """Return the answer to a message.
@@ -322,6 +331,21 @@ def compile_chain(
     if make_window or state or before.remember or after.remember:
         sources = Sources(manifest.limits.max_sources, make_window, state.first if state else {})
     encode = assembly.compile_encoder(manifest, variant, after.tensors, produced_by)
-    parts = Parts(decode, before, bind, unbind, after, encode, sources, state, time_input)
+    scores = "" if after.class_labels is not None else class_scores(after.tensors, manifest.labels)
+    labels = manifest.labels if scores else after.class_labels or ()
+    parts = Parts(
+        decode, before, bind, unbind, after, encode, sources, state, time_input, labels, scores
+    )
     prefix = os.urandom(6).hex() if id_prefix is None else id_prefix
     return Chain(parts, after.tensors, variant.inputs, variant.tolerance, prefix)
+
+
+def class_scores(outputs: Sequence[Tensor], labels: Sequence[str]) -> str:
+    """Return the name of the one output that holds a score per label; empty if there is none."""
+    found = [
+        tensor.name
+        for tensor in outputs
+        if labels and tensor.shape and tensor.shape[-1] == len(labels)
+        if tensor.datatype in FLOAT_MAX and tensor.datatype != "BF16"
+    ]
+    return found[0] if len(found) == 1 else ""

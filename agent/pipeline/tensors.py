@@ -189,6 +189,10 @@ class Fit:
             )
         return tuple(shape)
 
+    def divides(self, count: int) -> bool:
+        """True if some size of the free dimensions gives `count` elements."""
+        return self.fixed != 0 and count % self.fixed == 0
+
     def is_solvable(self) -> bool:
         """True if the number of elements tells the shape."""
         return len(self.free) < 2 or (len(self.free) == 2 and self.free[0] == 0)

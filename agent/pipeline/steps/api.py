@@ -19,6 +19,8 @@ from agent.pipeline.tensors import Arrays
 
 # What steps keep of one source between its messages; keyed by the step's path.
 Memory = dict[str, Any]
+# Under this key a step leaves the index of the one class that a prediction names.
+CLASS_INDEX = "class index"
 Run = Callable[[Arrays, Memory], Arrays]
 
 
@@ -40,9 +42,8 @@ class CompiledStep:
     run: Run
     # What leaves it.
     tensors: tuple[Tensor, ...]
-    # The output that holds the index of the predicted class, and the names of the classes.
-    class_output: str = ""
-    class_labels: tuple[str, ...] = ()
+    # The names of the classes, where the step leaves a CLASS_INDEX (empty: they have none).
+    class_labels: tuple[str, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,52 @@ def pick(context: StepContext, name: str) -> Tensor:
         if tensor.name == name:
             return tensor
     raise DocumentError(f"{context.path}.input", f"one of {names}", repr(name))
+
+
+def pick_numbers(context: StepContext, name: str) -> Tensor:
+    """Return the tensor that a step computes with.
+
+    Raises:
+        DocumentError: As `pick`, or it holds something else than numbers that NumPy knows.
+    """
+    tensor = pick(context, name)
+    if tensor.datatype in ("BYTES", "BF16", "BOOL"):
+        raise DocumentError(f"{context.path}.input", "a tensor of numbers", tensor.datatype)
+    return tensor
+
+
+def check_axis(axis: int, tensor: Tensor, path: str) -> None:
+    """Refuse an axis that a tensor does not have.
+
+    Raises:
+        DocumentError: It has not.
+    """
+    rank = len(tensor.shape)
+    if not -rank <= axis < rank:
+        raise DocumentError(path, f"an axis of a tensor with {rank} dimensions", f"axis {axis}")
+
+
+def class_names(context: StepContext, scores: Tensor) -> tuple[str, ...]:
+    """Return the pack's labels, one per score along the last axis; empty if it has none.
+
+    Raises:
+        DocumentError: There are more or fewer labels than scores.
+    """
+    labels = context.labels
+    if labels and scores.shape and scores.shape[-1] not in (-1, len(labels)):
+        raise DocumentError(
+            "manifest.labels",
+            f"{scores.shape[-1]}, one per score of {scores.name}",
+            f"{len(labels)}",
+        )
+    return labels
+
+
+def without_axis(tensor: Tensor, axis: int) -> tuple[int, ...]:
+    """Return the shape without one of its dimensions."""
+    shape = list(tensor.shape)
+    del shape[axis]
+    return tuple(shape)
 
 
 def replaced(context: StepContext, old: Tensor, *new: Tensor) -> tuple[Tensor, ...]:
