@@ -101,7 +101,8 @@ def resample(picture: Array, wanted: tuple[int, int], kind: Filter) -> Array:
         across = np.minimum(
             ((np.arange(wanted[1]) + 0.5) * width / wanted[1]).astype(int), width - 1
         )
-        return picture[down][:, across]
+        picked: Array = picture[down][:, across]
+        return picked
     across_first = _along(picture.swapaxes(0, 1), wanted[1], kind).swapaxes(0, 1)
     return np.ascontiguousarray(_along(across_first, wanted[0], kind))
 
