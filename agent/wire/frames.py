@@ -14,7 +14,7 @@ All integers are little-endian.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from agent.errors import WorkerError
@@ -147,34 +147,67 @@ class FrameReader:
     """Cuts a byte stream into frames; fed with any split of it."""
 
     def __init__(self, max_bytes: int = MAX_FRAME_BYTES) -> None:
-        self._buffer = bytearray()
         self._max_bytes = max_bytes
+        # The beginning of a frame whose end has not come yet, and the length it must reach.
+        self._begun = bytearray()
+        self._wanted = 0
 
-    def feed(self, data: bytes | memoryview) -> Iterator[Frame]:
-        """Yield the frames that are complete with `data`; their views are valid until the next
-        call.
+    def feed(self, data: bytes | memoryview) -> list[Frame]:
+        """Return the frames that are complete with `data`.
+
+        Their views look into `data` where a frame came in one piece: they are valid until the next
+        call, and as long as `data` is not overwritten.
 
         Raises:
             WorkerError: A header announces more than `max_bytes`, or more meta than frame.
         """
-        # The common case, whole frames in one read, is cut without copying.
-        if self._buffer:
-            self._buffer += data
-            whole = bytes(self._buffer)
-        else:
-            whole = bytes(data)
-        view = memoryview(whole)
-        position, end = 0, len(whole)
+        view = memoryview(data)
+        frames: list[Frame] = []
+        position, end = 0, len(view)
+        if self._begun:
+            position = self._complete(view, frames)
+            if self._begun:
+                return frames
         while end - position >= HEADER.size:
-            length, kind, flags, meta_length, sequence = HEADER.unpack_from(view, position)
-            if length > self._max_bytes or meta_length > length:
-                raise WorkerError(f"a worker's frame announces {length} bytes, more than it may")
-            start = position + HEADER.size
-            if end - start < length:
+            length = self._length(view, position)
+            if end - position < length:
+                self._wanted = length
                 break
-            meta_end = start + meta_length
-            yield Frame(
-                kind, flags, sequence, view[start:meta_end], view[meta_end : start + length]
-            )
-            position = start + length
-        self._buffer = bytearray(view[position:])
+            frames.append(_cut(view, position, length))
+            position += length
+        else:
+            self._wanted = HEADER.size
+        if position < end:
+            # Only a split frame is copied.
+            self._begun += view[position:]
+        return frames
+
+    def _complete(self, view: memoryview, frames: list[Frame]) -> int:
+        """Add to the frame begun earlier; return how much of `view` that took."""
+        position = 0
+        while True:
+            missing = self._wanted - len(self._begun)
+            self._begun += view[position : position + missing]
+            position = min(position + missing, len(view))
+            if len(self._begun) < self._wanted:
+                return position
+            length = self._length(self._begun, 0)
+            if length == len(self._begun):
+                break
+            self._wanted = length
+        frames.append(_cut(memoryview(self._begun), 0, length))
+        self._begun = bytearray()
+        return position
+
+    def _length(self, buffer: memoryview | bytearray, position: int) -> int:
+        length, _, _, meta_length, _ = HEADER.unpack_from(buffer, position)
+        if length > self._max_bytes or meta_length > length:
+            raise WorkerError(f"a worker's frame announces {length} bytes, more than it may")
+        return int(length) + HEADER.size
+
+
+def _cut(view: memoryview, position: int, length: int) -> Frame:
+    _, kind, flags, meta_length, sequence = HEADER.unpack_from(view, position)
+    meta = position + HEADER.size
+    payload = meta + meta_length
+    return Frame(kind, flags, sequence, view[meta:payload], view[payload : position + length])
