@@ -1,0 +1,1 @@
+"""Adapters over inference libraries: one file each, and they end at tensors."""

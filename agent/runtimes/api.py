@@ -1,0 +1,90 @@
+"""The two protocols that every adapter over an inference library fulfils.
+
+An adapter moves tensors and nothing else: no resizing, scaling, box decoding or labels. Those are
+declared in the manifest and done in the `pipeline` room.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+
+from agent.documents.manifest import Tensor
+
+Array = NDArray[Any]
+Arrays = Mapping[str, Array]
+
+MAX_REASON = 500
+
+
+class Session(Protocol):
+    """One loaded model, used from one thread.
+
+    `inputs` and `outputs` are what the file says of itself, in the file's order; -1 in a shape is
+    a dimension that each run may choose.
+    """
+
+    @property
+    def inputs(self) -> Sequence[Tensor]: ...
+
+    @property
+    def outputs(self) -> Sequence[Tensor]: ...
+
+    @property
+    def provider(self) -> str:
+        """What really computes: an execution provider's or a delegate's own name, or `CPU`."""
+
+    def run(self, arrays: Arrays) -> dict[str, Array]:
+        """Run once, blocking; the caller does the timing.
+
+        Args:
+            arrays: One C-contiguous array per input, of exactly its dtype, free dimensions
+                filled: (1, 224, 224, 3) uint8 for a quantised image model. Values as the model
+                stores them, not rescaled; BYTES as an object array of str or bytes. Not modified.
+
+        Returns:
+            One array per output, in memory that the caller may keep and change after the next run.
+
+        Raises:
+            BadInput: A name, dtype or shape does not fit the model.
+            ModelError: The runtime failed on arrays that fit.
+            MemoryError: The run needs more memory than this process may have.
+        """
+
+    def reset(self) -> None:
+        """Forget the state that earlier runs left inside the model."""
+
+    def close(self) -> None:
+        """Release the model and its device. Safe to call twice."""
+
+
+class Runtime(Protocol):
+    """Loads model files with one inference library. Imported only where a model is loaded."""
+
+    name: str
+    version: str
+
+    def probe(self) -> str | None:
+        """Say what this machine lacks for the runtime, or None. Under 1 s; loads no model."""
+
+    def load(self, model: Path, *, threads: int, outputs: Sequence[str] = ()) -> Session:
+        """Load a file whose digest and format have been checked.
+
+        Args:
+            model: The file, in a folder of its own; what it refers to is looked for there only.
+            threads: How many CPU threads a run may use, the caller's own included.
+            outputs: Names of the outputs that `run` shall give; all of them when empty.
+
+        Raises:
+            ModelRejected: Wrong format, unknown operator, a type without an array. Permanent.
+            MemoryError: The model needs more memory than this process may have.
+        """
+
+
+def shorten(reason: object) -> str:
+    """Return a library's own words on one line, at most `MAX_REASON` characters."""
+    text = " ".join(str(reason).split())
+    return text if len(text) <= MAX_REASON else text[: MAX_REASON - 1] + "…"

@@ -1,0 +1,68 @@
+"""Finds a runtime by name, importing only the one that is asked for.
+
+A runtime in somebody else's package joins by an entry point in the group `edgeward.runtimes`, its
+name the runtime's and its value a class that fulfils `agent.runtimes.api.Runtime`.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib import metadata
+from typing import cast
+
+from agent.errors import RuntimeUnavailable
+from agent.runtimes.api import Runtime, shorten
+
+GROUP = "edgeward.runtimes"
+# Found also where the package runs from a bare folder, without the metadata of an installation.
+BUILT_IN = {
+    "onnx": "agent.runtimes.onnx:OnnxRuntime",
+    "tflite": "agent.runtimes.tflite:TfliteRuntime",
+}
+
+
+def names() -> tuple[str, ...]:
+    """Return the names of all runtimes that an installed package declares; nothing is imported."""
+    found = {point.name for point in metadata.entry_points(group=GROUP)}
+    return tuple(sorted(found | set(BUILT_IN)))
+
+
+def find(name: str) -> Runtime:
+    """Import one runtime with its inference library.
+
+    Raises:
+        RuntimeUnavailable: No package declares it, its library is absent or does not import, or
+            the machine lacks what it needs.
+    """
+    place = BUILT_IN.get(name) or _declared(name)
+    if place is None:
+        raise RuntimeUnavailable(
+            f"there is no runtime called {name!r}", hint=f"known here: {', '.join(names())}"
+        )
+    module, _, attribute = place.partition(":")
+    try:
+        runtime = cast(Runtime, getattr(importlib.import_module(module), attribute)())
+    except Exception as error:
+        # A native library can fail in any way while it is loaded, not only by ImportError.
+        raise RuntimeUnavailable(
+            f"the runtime {name} cannot be imported: {type(error).__name__}: {shorten(error)}",
+            hint=install_hint(name),
+        ) from error
+    lack = runtime.probe()
+    if lack is not None:
+        raise RuntimeUnavailable(f"the runtime {name} cannot work here: {lack}")
+    return runtime
+
+
+def install_hint(name: str) -> str:
+    """Say what to install for a runtime."""
+    if name in BUILT_IN:
+        return f"pip install 'edgeward[{name}]' installs it"
+    return "install or repair the package that declares it"
+
+
+def _declared(name: str) -> str | None:
+    for point in metadata.entry_points(group=GROUP):
+        if point.name == name:
+            return point.value
+    return None
