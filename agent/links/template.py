@@ -1,0 +1,220 @@
+"""Template processes and the workers forked from them, seen from who starts them.
+
+Nothing here blocks, save `start_template` for the few milliseconds of an exec: the daemon watches
+`control` in its loop and calls `read_events`; a workstation's command waits on it with a deadline.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+from contextlib import suppress
+
+from agent.errors import AgentError, MemoryLimit, RuntimeUnavailable, WorkerError, WorkerExited
+from agent.wire.worker import TemplateEvent, read
+
+# All that a template, and so each worker, gets to know of its surroundings.
+ENVIRONMENT = {
+    "PATH": "/usr/bin:/bin",
+    "HOME": "/nonexistent",
+    "LANG": "C.UTF-8",
+    # ONNX Runtime's wheels call home unless this is set before they are imported.
+    "ORT_DISABLE_TELEMETRY": "1",
+    # A helper thread in the template would make it unsafe to fork.
+    "OPENBLAS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    # glibc otherwise gives a run's memory back after each message and faults it in again.
+    "MALLOC_TRIM_THRESHOLD_": "67108864",
+    "MALLOC_MMAP_THRESHOLD_": "67108864",
+}
+# What a worker's stream can hold before the sender waits; the kernel caps it at `wmem_max`.
+STREAM_BYTES = 1024 * 1024
+LAST_WORDS_BYTES = 4096
+_MAX_PACKET = 8192
+_MAX_EVENTS = 64
+_EXIT_DEADLINE_S = 2.0
+_NO_MEMORY = re.compile(r"bad_alloc|annot allocate memory|MemoryError|ut of memory")
+
+
+class TemplateProcess:
+    """A running template process. Made by `start_template`."""
+
+    def __init__(
+        self, runtime: str, process: subprocess.Popen[bytes], control: socket.socket
+    ) -> None:
+        self.runtime = runtime
+        self.pid = process.pid
+        # Readable when `read_events` has something to say, the end included.
+        self.control = control
+        self._process = process
+        self._ready = False
+        self._last_words = b""
+
+    def request_worker(self, number: int) -> socket.socket:
+        """Ask for a worker; `started` and `exited` events will carry its number.
+
+        Returns:
+            This side's end of the worker's stream, blocking.
+
+        Raises:
+            OSError: The template is gone, or does not read what it is sent.
+        """
+        own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        with theirs:
+            try:
+                for end in (own, theirs):
+                    end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BYTES)
+                packet = b'{"worker":%d}' % number
+                socket.send_fds(self.control, [packet], [theirs.fileno()])
+            except OSError:
+                own.close()
+                raise
+        return own
+
+    def kill_worker(self, pid: int) -> None:
+        """Have a worker killed by its parent, for whom its process id cannot be another's yet."""
+        # A template that does not take it is gone, and its workers with it.
+        with suppress(OSError):
+            self.control.send(b'{"kill":%d}' % pid)
+
+    def read_events(self) -> list[TemplateEvent] | None:
+        """Return what the template has told since the last call; None: it has ended.
+
+        Raises:
+            WorkerError: It speaks something else.
+        """
+        self._drain_output()
+        events: list[TemplateEvent] = []
+        while len(events) < _MAX_EVENTS:
+            try:
+                packet = self.control.recv(_MAX_PACKET)
+            except BlockingIOError:
+                return events
+            except ConnectionError:
+                packet = b""
+            if not packet:
+                return events or None
+            event = read(packet, TemplateEvent)
+            self._ready = self._ready or event.event == "ready"
+            events.append(event)
+        return events
+
+    def last_words(self) -> str:
+        """Return the end of what the template and its workers wrote to stderr and stdout."""
+        self._drain_output()
+        return self._last_words.decode("utf-8", "replace").strip()
+
+    def wait_reason(self) -> str:
+        """Say in a sentence how the template ended; ends it if it has not."""
+        status = self._wait()
+        what = "stopped working" if self._ready else "cannot be imported here"
+        return f"the runtime {self.runtime} {what} ({describe_status(status)})"
+
+    def failure(self) -> AgentError:
+        """Return the error for a template that ended by itself; ends it if it has not."""
+        status = self._wait()
+        if self._ready:
+            return WorkerExited(self.wait_reason())
+        if status == -signal.SIGILL:
+            hint = "its wheel uses instructions that this processor lacks: install another build"
+        else:
+            hint = self.last_words()[-300:]
+        return RuntimeUnavailable(self.wait_reason(), hint=hint)
+
+    def kill(self) -> None:
+        """End the template and, with it, its workers. Safe to call twice."""
+        self._process.kill()
+        self._process.wait()
+        self._drain_output()
+        self.control.close()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+
+    def _wait(self) -> int:
+        try:
+            return self._process.wait(_EXIT_DEADLINE_S)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            return self._process.wait()
+
+    def _drain_output(self) -> None:
+        # The pipe does not make its writers wait: what comes while it is full is lost, so a
+        # worker that floods it costs nobody more than this one read.
+        output = self._process.stdout
+        if output is None or output.closed:
+            return
+        with suppress(BlockingIOError):
+            chunk = os.read(output.fileno(), 65536)
+            self._last_words = (self._last_words + chunk)[-LAST_WORDS_BYTES:]
+
+
+def start_template(runtime: str) -> TemplateProcess:
+    """Start the process that imports one runtime and forks workers.
+
+    It ends with the thread that calls this, or earlier by `kill`. Its first event is `ready` or
+    `failed`; a runtime whose import kills the process gives none.
+    """
+    own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with theirs:
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-I", "-m", "agent.worker"),
+                *(runtime, str(theirs.fileno()), str(os.getpid())),
+            ],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            pass_fds=(theirs.fileno(),),
+            env=ENVIRONMENT,
+            cwd="/",
+            start_new_session=True,
+        )
+    own.setblocking(False)
+    assert process.stdout is not None
+    os.set_blocking(process.stdout.fileno(), False)
+    return TemplateProcess(runtime, process, own)
+
+
+def describe_status(status: int) -> str:
+    """Say how a process ended: `signal 11, SIGSEGV` or `exit status 1`."""
+    if status >= 0:
+        return f"exit status {status}"
+    try:
+        return f"signal {-status}, {signal.Signals(-status).name}"
+    except ValueError:
+        return f"signal {-status}"
+
+
+def describe_exit(status: int, memory_mb: int, last_words: str = "") -> WorkerError:
+    """Return the error for a worker that ended by itself.
+
+    Args:
+        status: As os.waitstatus_to_exitcode gives it.
+        memory_mb: The limit that the worker had.
+        last_words: What it wrote to stderr.
+    """
+    if status in (-signal.SIGABRT, 127, 1) and _NO_MEMORY.search(last_words):
+        # glibc and C++ end a process that cannot get memory where no error can be returned.
+        return memory_limit(memory_mb)
+    if status == -signal.SIGKILL:
+        return WorkerExited(
+            "the worker was killed (signal 9, SIGKILL)",
+            hint="the kernel does this when the machine runs out of memory",
+        )
+    if status < 0:
+        return WorkerExited(f"the model crashed the runtime ({describe_status(status)})")
+    return WorkerExited(
+        f"the worker ended unasked ({describe_status(status)})", hint=last_words[-300:]
+    )
+
+
+def memory_limit(memory_mb: int) -> MemoryLimit:
+    """Return the error for a model that wants more memory than it may have."""
+    return MemoryLimit(
+        f"the model needs more memory than the limit of {memory_mb} MB",
+        hint="raise limits.worker_memory_mb if the device has it, or use a smaller variant",
+    )

@@ -1,0 +1,251 @@
+"""One worker, spoken to by a program that waits: `pack`, `predict`, `inspect`, tests."""
+
+from __future__ import annotations
+
+import select
+import socket
+import time
+from collections.abc import Iterator
+from types import TracebackType
+from typing import NamedTuple
+
+import msgspec
+
+from agent import errors
+from agent.errors import AgentError, RuntimeUnavailable, WorkerError, WorkerTimedOut
+from agent.links.template import describe_exit, start_template
+from agent.wire import frames
+from agent.wire.worker import Failed, Load, Probed, Ready, TemplateEvent, read
+
+START_DEADLINE_S = 60.0
+LOAD_DEADLINE_S = 60.0
+ASK_DEADLINE_S = 10.0
+_READ_BYTES = 256 * 1024
+_WORKER = 1
+
+
+class Answer(NamedTuple):
+    """One answer of a worker; the flags and outcomes are those of `agent.wire.frames`."""
+
+    outcome: int
+    flags: int
+    result: frames.Result
+    payload: bytes
+
+
+class BlockingWorker:
+    """A worker of its own: template, process and model. Use it as a context manager.
+
+    Every method that waits ends the worker when its deadline passes.
+    """
+
+    def __init__(
+        self,
+        runtime: str,
+        load: Load,
+        *,
+        start_deadline_s: float = START_DEADLINE_S,
+        load_deadline_s: float = LOAD_DEADLINE_S,
+        deadline_s: float = ASK_DEADLINE_S,
+    ) -> None:
+        """Start the processes; load nothing yet.
+
+        Args:
+            runtime: A runtime's name, as `agent.control.selection` gives it for a format.
+            load: What to load and within which limits.
+            start_deadline_s: For the import of the runtime.
+            load_deadline_s: For `load` and `probe`.
+            deadline_s: For each answer, unless `ask` says otherwise.
+
+        Raises:
+            RuntimeUnavailable: The runtime does not import; the hint says what to install.
+        """
+        self._load = load
+        self._load_deadline_s = load_deadline_s
+        self._deadline_s = deadline_s
+        self._sequence = 0
+        self._reader = frames.FrameReader()
+        self._buffer = bytearray(_READ_BYTES)
+        self._received: list[frames.Frame] = []
+        self._stream: socket.socket | None = None
+        # Known once the worker has answered for the first time.
+        self.pid = 0
+        self._template = start_template(runtime)
+        try:
+            self.runtime_version = self._await_ready(start_deadline_s)
+            self._stream = self._template.request_worker(_WORKER)
+        except BaseException:
+            self.close()
+            raise
+
+    def load(self) -> Ready:
+        """Have the model loaded and warmed up.
+
+        Raises:
+            AgentError: Why it does not serve: `ModelRejected`, `PackError`, `MemoryLimit`,
+                `WorkerExited`, `WorkerTimedOut`, `IsolationUnavailable` …
+        """
+        self._send_load(self._load)
+        return read(self._first(frames.READY, self._load_deadline_s).payload, Ready)
+
+    def probe(self) -> Probed:
+        """Have the self-test and a short benchmark run; the worker ends with it.
+
+        Raises:
+            AgentError: As `load`; `SelfTestFailed` where the answers are not those promised.
+        """
+        self._send_load(msgspec.structs.replace(self._load, probe=True))
+        return read(self._first(frames.PROBED, self._load_deadline_s).payload, Probed)
+
+    def ask(
+        self,
+        topic: str,
+        payload: bytes,
+        correlation: bytes | None = None,
+        *,
+        deadline_s: float | None = None,
+    ) -> Answer:
+        """Send one message and return its answer.
+
+        Raises:
+            WorkerExited, WorkerTimedOut, MemoryLimit: There is none, and why.
+        """
+        self._sequence += 1
+        message = frames.encode_message(self._sequence, topic.encode(), payload, correlation)
+        self._send(message)
+        frame = self._receive(deadline_s or self._deadline_s)
+        if frame.kind == frames.FAILED:
+            raise error_of(read(frame.payload, Failed))
+        return Answer(
+            frame.flags & frames.OUTCOME_MASK,
+            frame.flags,
+            frames.decode_result(frame),
+            bytes(frame.payload),
+        )
+
+    def close(self) -> None:
+        """End the worker and its template. Safe to call twice."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+        self._template.kill()
+
+    def __enter__(self) -> BlockingWorker:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _send_load(self, load: Load) -> None:
+        self._send(frames.encode_frame(frames.LOAD, 0, 0, b"", msgspec.json.encode(load)))
+
+    def _send(self, data: bytes) -> None:
+        stream = self._open_stream()
+        stream.settimeout(self._deadline_s)
+        try:
+            stream.sendall(data)
+        except TimeoutError:
+            raise self._timed_out(self._deadline_s) from None
+        except OSError:
+            raise self._gone() from None
+
+    def _first(self, wanted: int, deadline_s: float) -> frames.Frame:
+        frame = self._receive(deadline_s)
+        # The template told of the fork before the worker could answer.
+        for event in self._template.read_events() or ():
+            self._note(event)
+        if frame.kind == frames.FAILED:
+            raise error_of(read(frame.payload, Failed))
+        if frame.kind != wanted:
+            raise WorkerError(f"the worker answered LOAD with a frame of kind {frame.kind}")
+        return frame
+
+    def _receive(self, deadline_s: float) -> frames.Frame:
+        stream, deadline = self._open_stream(), time.monotonic() + deadline_s
+        while not self._received:
+            stream.settimeout(max(0.001, deadline - time.monotonic()))
+            try:
+                count = stream.recv_into(self._buffer)
+            except TimeoutError:
+                raise self._timed_out(deadline_s) from None
+            except OSError:
+                count = 0
+            if count == 0:
+                raise self._gone()
+            self._received += self._reader.feed(memoryview(self._buffer)[:count])
+        return self._received.pop(0)
+
+    def _open_stream(self) -> socket.socket:
+        if self._stream is None:
+            raise RuntimeError("the worker is closed")
+        return self._stream
+
+    def _timed_out(self, deadline_s: float) -> WorkerTimedOut:
+        self.close()
+        return WorkerTimedOut(
+            f"no answer within {deadline_s:g} s",
+            hint="the model is too slow for this machine or never ends; raise the deadline if it "
+            "is the former",
+        )
+
+    def _gone(self) -> AgentError:
+        """Return why the worker is gone, and close what is left."""
+        try:
+            for event in self._events(deadline_s=5.0):
+                if event.event == "exited":
+                    words = self._template.last_words()
+                    return describe_exit(event.status, self._load.memory_mb, words)
+            return self._template.failure()
+        finally:
+            self.close()
+
+    def _await_ready(self, deadline_s: float) -> str:
+        for event in self._events(deadline_s):
+            if event.event == "ready":
+                return event.version
+            if event.event == "failed":
+                raise RuntimeUnavailable(event.message, hint=event.hint)
+        raise self._template.failure()
+
+    def _events(self, deadline_s: float) -> Iterator[TemplateEvent]:
+        """Yield the template's events until it ends.
+
+        Raises:
+            WorkerTimedOut: Nothing came in time.
+        """
+        deadline = time.monotonic() + deadline_s
+        while True:
+            remaining = deadline - time.monotonic()
+            if not select.select([self._template.control], [], [], max(0.0, remaining))[0]:
+                raise WorkerTimedOut(
+                    f"the runtime {self._template.runtime} gave no sign within {deadline_s:g} s"
+                )
+            events = self._template.read_events()
+            if events is None:
+                return
+            for event in events:
+                self._note(event)
+                yield event
+
+    def _note(self, event: TemplateEvent) -> None:
+        if event.event == "started":
+            self.pid = event.pid
+
+
+def error_of(failed: Failed) -> AgentError:
+    """Return the error that a worker told of by its code; `WorkerError` where it is unknown."""
+    kind = _kinds().get(failed.code, WorkerError)
+    # Only the base class takes a ready sentence; some kinds build theirs from parts.
+    error = kind.__new__(kind)
+    AgentError.__init__(error, failed.message, hint=failed.hint)
+    return error
+
+
+def _kinds() -> dict[str, type[AgentError]]:
+    found = (kind for kind in vars(errors).values() if isinstance(kind, type))
+    return {kind.code: kind for kind in found if issubclass(kind, AgentError)}
