@@ -1,0 +1,83 @@
+"""What is in a pack, in words: for `edgeward inspect`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from agent.documents.manifest import Manifest, Needs, Pipeline, Tensor, Variant, Window
+
+MAX_SHOWN_OPERATORS = 12
+
+
+def tensor_line(tensor: Tensor) -> str:
+    """Return datatype, shape and what the numbers mean: `UINT8 [1,224,224,3]`."""
+    shape = ",".join("?" if size == -1 else str(size) for size in tensor.shape)
+    extra = []
+    if tensor.scale is not None:
+        extra.append(f"real = (q - {tensor.zero_point or 0}) * {tensor.scale:g}")
+    if tensor.low is not None or tensor.high is not None:
+        extra.append(f"{_bound(tensor.low)} to {_bound(tensor.high)}")
+    if tensor.allow_nan:
+        extra.append("may be NaN")
+    words = f" {tensor.unit}" if tensor.unit else ""
+    return f"{tensor.datatype} [{shape}]{words}" + (f" ({', '.join(extra)})" if extra else "")
+
+
+def _bound(value: float | None) -> str:
+    return "any" if value is None else f"{value:g}"
+
+
+def pipeline_line(manifest: Manifest) -> str:
+    """Return the way of a message as one line of arrows."""
+    pipeline: Pipeline = manifest.pipeline
+    parts = [_named(pipeline.decode, "codec") or "v2_json"]
+    if pipeline.window is not None:
+        parts.append(_window(pipeline.window))
+    parts += [_named(step, "step") for step in pipeline.pre]
+    parts.append("model")
+    parts += [_named(step, "step") for step in pipeline.post]
+    parts.append(_named(pipeline.encode, "codec") or "v2_json")
+    return " → ".join(parts)
+
+
+def _named(options: Mapping[str, Any] | None, key: str) -> str:
+    if not options:
+        return ""
+    shown = ", ".join(f"{name}={value}" for name, value in options.items() if name != key)
+    return f"{options.get(key)}({shown})" if shown else str(options.get(key))
+
+
+def _window(window: Window) -> str:
+    length = f"{window.size} readings" if window.size is not None else f"{window.span_ms} ms"
+    step = f", every {window.step}" if window.kind == "sliding" and window.step > 1 else ""
+    return f"{window.kind} window of {length}{step}"
+
+
+def needs_line(variant: Variant) -> str:
+    """Return what a variant asks of a runtime."""
+    needs: Needs = variant.needs
+    parts = []
+    if needs.edgetpu:
+        parts.append("an Edge TPU")
+    if needs.ir_version is not None:
+        opsets = ", ".join(f"{domain} {version}" for domain, version in needs.opsets.items())
+        parts.append(f"IR {needs.ir_version}, opset {opsets}")
+    if needs.schema_version is not None:
+        oldest = needs.min_runtime_version
+        parts.append(f"schema {needs.schema_version}" + (f", runtime {oldest}" if oldest else ""))
+    if needs.custom_operators:
+        parts.append(f"custom operators {_some(needs.custom_operators)}")
+    return "; ".join(parts)
+
+
+def _some(names: Sequence[str]) -> str:
+    more = len(names) - MAX_SHOWN_OPERATORS
+    return ", ".join(names[:MAX_SHOWN_OPERATORS]) + (f" and {more} more" if more > 0 else "")
+
+
+def size_line(size: int) -> str:
+    """Return a size in the unit that suits it."""
+    if size < 10_000:
+        return f"{size} B"
+    return f"{size / 1000:.1f} kB" if size < 10_000_000 else f"{size / 1_000_000:.1f} MB"
