@@ -1,0 +1,178 @@
+"""`edgeward status`, `rollback` and `logs`: on the device itself, or from afar."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from agent.cli import exits, options, tail
+from agent.cli.commands import HELP_SETTINGS
+from agent.cli.configuration import load_settings
+from agent.errors import AgentError, UsageError
+from agent.links.local import ask, find_socket
+
+STATUS_EPILOG = """\b
+Examples:
+  edgeward status                                        on the device
+  edgeward status --broker mqtt://broker --device press-7
+
+""" + exits.epilog(exits.DONE, exits.USAGE, exits.LINK)
+ROLLBACK_EPILOG = """\b
+Examples:
+  edgeward rollback vibration                            on the device
+  edgeward rollback vibration --broker mqtt://broker --device press-7
+
+""" + exits.epilog(exits.DONE, exits.USAGE, exits.LINK)
+LOGS_EPILOG = """\b
+Example:
+  edgeward logs -n 100 --follow
+
+""" + exits.epilog(exits.DONE, exits.USAGE)
+
+_STYLES = {"active": "green", "failed": "red", "rolled_back": "red"}
+
+
+@click.command(epilog=STATUS_EPILOG, context_settings=HELP_SETTINGS)
+@options.config
+@options.broker(required=False)
+@options.as_json
+def status(config: Path | None, as_json: bool, **values: Any) -> int:
+    """Show what a device serves: on the device itself, or from afar with --broker and --device."""
+    if _from_afar(values):
+        found = _ask_device(values, "status")
+    else:
+        found = ask(find_socket(load_settings(config)), {"command": "status"})
+    _raise_error(found)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _print_status(Console(highlight=False), found)
+    return exits.DONE
+
+
+@click.command(epilog=ROLLBACK_EPILOG, context_settings=HELP_SETTINGS)
+@click.argument("slot")
+@options.config
+@options.broker(required=False)
+@options.as_json
+def rollback(slot: str, config: Path | None, as_json: bool, **values: Any) -> int:
+    """Let SLOT serve its previous pack again."""
+    if _from_afar(values):
+        answer = _ask_device(values, "rollback", slot=slot)
+    else:
+        answer = ask(find_socket(load_settings(config)), {"command": "rollback", "slot": slot})
+    _raise_error(answer)
+    click.echo(
+        json.dumps(answer) if as_json else f"slot {slot} goes back to pack {answer.get('to')}"
+    )
+    return exits.DONE
+
+
+@click.command(epilog=LOGS_EPILOG, context_settings=HELP_SETTINGS)
+@options.config
+@click.option("-n", "count", type=click.IntRange(0, tail.MAX_LINES), default=50, show_default=True)
+@click.option("-f", "--follow", is_flag=True, help="Go on with what is added, until Ctrl-C.")
+def logs(config: Path | None, count: int, follow: bool) -> int:
+    """Show the agent's log on this device."""
+    path = Path(load_settings(config).state_dir) / "log" / "agent.log"
+    if not path.is_file():
+        raise UsageError(
+            f"there is no log at {path}", hint="has the agent run here? name its --config"
+        )
+    for line in tail.last_lines(path, count):
+        click.echo(line)
+    for line in tail.follow(path) if follow else ():
+        click.echo(line)
+    return exits.DONE
+
+
+def _from_afar(values: dict[str, Any]) -> bool:
+    if bool(values["broker"]) != bool(values["device"]):
+        raise UsageError("--broker and --device belong together")
+    return bool(values["broker"])
+
+
+def _ask_device(values: dict[str, Any], command: str, **request: str) -> dict[str, Any]:
+    # Not needed on the device itself, where importing takes its time.
+    from agent.author import remote
+    from agent.author.broker import Broker
+
+    prefix = options.prefix_for(values["prefix"], values["device"])
+    with Broker(options.broker_options(values)) as broker:
+        if command == "status":
+            return remote.status(broker, prefix, values["device"])
+        return remote.command(broker, prefix, command, request)
+
+
+def _raise_error(answer: dict[str, Any]) -> None:
+    """Raise the error that an agent has answered with, as if it had happened here."""
+    told = answer.get("error")
+    if not isinstance(told, dict):
+        return
+    kinds = {kind.code: kind for kind in _all_kinds(AgentError)}
+    kind = kinds.get(str(told.get("code")), AgentError)
+    error = kind.__new__(kind)
+    AgentError.__init__(error, str(told.get("message")), hint=str(told.get("hint") or ""))
+    raise error
+
+
+def _all_kinds(kind: type[AgentError]) -> list[type[AgentError]]:
+    return [kind, *(deeper for child in kind.__subclasses__() for deeper in _all_kinds(child))]
+
+
+def _print_status(console: Console, found: dict[str, Any]) -> None:
+    link = found.get("link") or {}
+    why = f" ({link['error']})" if link.get("error") else ""
+    console.print(
+        escape(
+            f"device {found.get('device', '?')} · agent {found.get('agent', '?')} · "
+            f"link {link.get('state', 'unknown')}{why} · "
+            f"deployment {found.get('deployment') or 'none yet'}"
+        )
+    )
+    for name in ("refused", "trouble"):
+        if found.get(name):
+            console.print(f"[red]{name}[/]: {escape(str(found[name].get('message')))}")
+    slots = found.get("slots") or {}
+    if slots:
+        console.print(_slot_table(slots))
+    for name, slot in slots.items():
+        if slot.get("error"):
+            console.print(f"[red]{escape(name)}[/]: {escape(str(slot['error'].get('message')))}")
+
+
+def _slot_table(slots: dict[str, Any]) -> Table:
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for column in ("slot", "state", "model", "runtime", "p50 ms", "worker", "predictions", "lost"):
+        table.add_column(column)
+    for name, slot in slots.items():
+        state = str(slot.get("state", ""))
+        style = _STYLES.get(state, "yellow")
+        table.add_row(
+            escape(name),
+            f"[{style}]{escape(state)}[/]",
+            escape(_model(slot)),
+            escape(" ".join(str(slot.get(key) or "") for key in ("runtime", "provider"))),
+            _number(slot.get("p50_ms")),
+            _number(slot.get("worker_pid")),
+            _number(slot.get("predictions")),
+            _number(slot.get("dropped")),
+        )
+    return table
+
+
+def _model(slot: dict[str, Any]) -> str:
+    named = f"{slot.get('name') or ''} {slot.get('version') or ''}".strip()
+    return named or str(slot.get("pack") or "")[:19]
+
+
+def _number(value: object) -> str:
+    if isinstance(value, float):
+        return f"{value:.2f}"
+    return "" if value is None else str(value)
