@@ -138,6 +138,11 @@ make_user() {
         run useradd --system --user-group --no-create-home --home-dir /var/lib/edgeward \
             --shell /usr/sbin/nologin --comment "Edgeward agent" edgeward
     fi
+    if on_this_machine; then
+        run install -d -m 0700 -o edgeward -g edgeward "$state"
+    else
+        run install -d -m 0700 "$state"
+    fi
 }
 
 write_settings() {
@@ -226,7 +231,8 @@ fill() {
     if on_this_machine; then
         run runuser -u edgeward -- "$1/bin/edgeward" run --check --config "$settings/agent.toml"
     else
-        run "$1/bin/edgeward" run --check --config "$settings/agent.toml"
+        run env EDGEWARD_STATE_DIR="$state" "$1/bin/edgeward" run --check \
+            --config "$settings/agent.toml"
     fi || give_up "the new program would not start"
     run touch "$1/.complete"
 }

@@ -27,7 +27,7 @@ _VARIABLE = re.compile(r"^\w+=")
 
 
 def command_lines(script: str) -> Iterator[list[str]]:
-    """The simple commands of a script, each as its words, without `sudo` and variables."""
+    """The simple commands of a script, each as its words, without `sudo -u USER` and variables."""
     whole = script.replace("\\\n", " ")
     for line in _without_heredocs(whole.splitlines()):
         lexer = shlex.shlex(line, posix=True, punctuation_chars=";&|")
@@ -98,8 +98,8 @@ def _help(command: tuple[str, ...]) -> str:
 
 
 def _bare(words: list[str]) -> list[str]:
-    while words and (words[0] in {"sudo", "env", "exec"} or _VARIABLE.match(words[0])):
-        words = words[1:]
+    while words and (words[0] in {"sudo", "env", "exec", "-u"} or _VARIABLE.match(words[0])):
+        words = words[2:] if words[0] == "-u" else words[1:]
     return words
 
 

@@ -15,9 +15,10 @@ _HEADING = re.compile(r"^#{1,6}\s+(.*?)\s*#*$")
 
 @dataclass(frozen=True)
 class Block:
-    """One fenced block: the words after its fence, its lines, and where it begins."""
+    """One fenced block: the words after its fence, its lines, and where it stands."""
 
     where: str
+    section: str
     words: tuple[str, ...]
     text: str
 
@@ -46,14 +47,16 @@ def read(path: Path, name: str) -> Page:
     """Take a page apart; `where` of each part is `name:line`."""
     blocks: list[Block] = []
     prose: list[tuple[str, str]] = []
+    headings = [""]
     lines = enumerate(path.read_text().splitlines(), start=1)
     for number, line in lines:
         fence = _FENCE.match(line)
         if fence:
-            blocks.append(_block(f"{name}:{number}", fence, lines))
-        else:
-            prose.append((f"{name}:{number}", line))
-    headings = (match[1] for _, line in prose if (match := _HEADING.match(line)))
+            blocks.append(_block(f"{name}:{number}", headings[-1], fence, lines))
+            continue
+        prose.append((f"{name}:{number}", line))
+        if heading := _HEADING.match(line):
+            headings.append(heading[1])
     return Page(
         name,
         tuple(blocks),
@@ -69,10 +72,12 @@ def anchor(heading: str) -> str:
     return kept.replace(" ", "-")
 
 
-def _block(where: str, fence: re.Match[str], lines: Iterator[tuple[int, str]]) -> Block:
+def _block(
+    where: str, section: str, fence: re.Match[str], lines: Iterator[tuple[int, str]]
+) -> Block:
     body: list[str] = []
     for _, line in lines:
         if line.strip().startswith(fence[1]) and not line.strip().strip(fence[1][0]):
-            return Block(where, tuple(fence[2].split()), "\n".join(body) + "\n")
+            return Block(where, section, tuple(fence[2].split()), "\n".join(body) + "\n")
         body.append(line)
     raise AssertionError(f"{where}: the block has no end")

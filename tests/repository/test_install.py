@@ -115,7 +115,7 @@ def test_an_update_that_fails_leaves_what_runs(how: str, prefix: Path, tmp_path:
 
 def test_it_can_be_undone_with_and_without_what_is_yours(prefix: Path) -> None:
     state = prefix / "var/lib/edgeward"
-    state.mkdir(parents=True)
+    assert state.stat().st_mode & 0o777 == 0o700
     (state / "kept").touch()
     assert _install(prefix, "--uninstall").returncode == 0
     assert not list((prefix / "opt").iterdir())

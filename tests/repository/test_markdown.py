@@ -103,6 +103,7 @@ def test_a_page_that_does_not_end_is_ended(tmp_path: Path) -> None:
             [["cd", "x"], ["ls"], ["tail", "-1"], ["echo", "a;b"]],
         ),
         ("cat <<EOF\nmake nonsense\nEOF\nls", [["cat", "<<EOF"], ["ls"]]),
+        ("sudo -u edgeward edgeward run", [["edgeward", "run"]]),
         ("edgeward run &", [["edgeward", "run"]]),
     ],
 )
