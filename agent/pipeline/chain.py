@@ -342,10 +342,9 @@ def compile_chain(
 
 def class_scores(outputs: Sequence[Tensor], labels: Sequence[str]) -> str:
     """Return the name of the one output that holds a score per label; empty if there is none."""
-    found = [
-        tensor.name
-        for tensor in outputs
-        if labels and tensor.shape and tensor.shape[-1] == len(labels)
-        if tensor.datatype in FLOAT_MAX and tensor.datatype != "BF16"
-    ]
-    return found[0] if len(found) == 1 else ""
+    scores = [t for t in outputs if t.shape and t.datatype in FLOAT_MAX and t.datatype != "BF16"]
+    exact = [tensor for tensor in scores if tensor.shape[-1] == len(labels)]
+    # Some models do not state how many classes they have; the array tells.
+    open_ended = [tensor for tensor in scores if len(tensor.shape) > 1 and tensor.shape[-1] == -1]
+    found = exact or open_ended
+    return found[0].name if labels and len(found) == 1 else ""
