@@ -39,7 +39,7 @@ from agent.documents import codec
 from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment
 from agent.documents.report import Failure
 from agent.documents.settings import Connection, Settings, prefix_of
-from agent.errors import AgentError, DocumentError, StoreError, UsageError
+from agent.errors import AgentError, DocumentError, UsageError
 from agent.links.dialing import TlsFiles
 from agent.links.local import socket_path
 from agent.links.mqtt import LinkOptions, LinkState, MqttLink
@@ -75,7 +75,17 @@ class Daemon:
         ballast = Ballast(files, root / "ballast")
         self._state_file = StateFile(files, root / "state", ballast)
         self.store = PackStore(files, root, settings.limits.store_mb << 20)
-        self.spool = Spool(files, root / "spool", settings.limits.spool_mb << 20)
+        self._boot = os.urandom(4).hex()
+        self.spool = Spool(
+            files,
+            root / "spool",
+            settings.limits.spool_mb << 20,
+            boot=self._boot,
+            machine_boot=_machine_boot(),
+        )
+        self.spool.open()
+        self.store.sweep()
+        ballast.fill()
         self._prefix = prefix_of(settings)
         self.dialect: Dialect = PlainMqtt(self._prefix)
         self.supervisor = Supervisor()
@@ -162,7 +172,7 @@ class Daemon:
             self.link,
             self.dialect,
             device=self.settings.device_id,
-            boot=os.urandom(4).hex(),
+            boot=self._boot,
             now=lambda: (time.time(), time.monotonic()),
             clock_synced=vitals.clock_is_synced,
         )
@@ -355,8 +365,7 @@ class Daemon:
             await _within(self.bus.stop(), 5.0)
         await self.local.stop()
         await self.supervisor.close()
-        with suppress(StoreError):
-            self.spool.close()
+        self.outbox.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -391,9 +400,13 @@ def main(settings: Settings, *, files: Files | None = None) -> int:
 
 
 async def _run(settings: Settings, files: Files) -> None:
-    daemon = Daemon(settings, files)
-    daemon.store.sweep()
-    await daemon.run()
+    await Daemon(settings, files).run()
+
+
+def _machine_boot() -> str:
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
 
 
 def _keep_memory_private() -> None:

@@ -30,12 +30,18 @@ MAX_TOPICS_CACHED = 4096
 class Inbound(Protocol):
     """What the lane reads of a message that a bus delivered."""
 
-    topic: str
-    payload: bytes
-    qos: int
-    dup: bool
-    response_topic: str | None
-    correlation_data: bytes | None
+    @property
+    def topic(self) -> str: ...
+    @property
+    def payload(self) -> bytes: ...
+    @property
+    def qos(self) -> int: ...
+    @property
+    def dup(self) -> bool: ...
+    @property
+    def response_topic(self) -> str | None: ...
+    @property
+    def correlation_data(self) -> bytes | None: ...
 
 
 @dataclass(slots=True)

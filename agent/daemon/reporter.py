@@ -16,7 +16,7 @@ from agent.control import events as e
 from agent.control.reporting import Facts, build_report
 from agent.control.state import DeviceState
 from agent.daemon.lane import DeadLetter
-from agent.daemon.outbox import Outbox, rfc3339
+from agent.daemon.outbox import DEAD_LETTER, EVENTS, TELEMETRY, Outbox, rfc3339
 from agent.daemon.serving import SlotServer
 from agent.device import vitals
 from agent.documents import codec
@@ -178,7 +178,7 @@ class Reporter:
                 )
             )
 
-        self.outbox.put("telemetry", "telemetry", make)
+        self.outbox.put(TELEMETRY, make)
         for server in self.servers.values():
             server.lane.meters.new_window()
 
@@ -188,7 +188,7 @@ class Reporter:
         def make(stamp: Stamp) -> bytes:
             return codec.encode(Event(schema=1, kind="event", stamp=stamp, event=kind, **fields))
 
-        self.outbox.put("events", "events", make)
+        self.outbox.put(EVENTS, make)
 
     def moved(self, before: DeviceState, after: DeviceState, event: e.Event) -> None:
         """Tell how a rollout ended, and publish the report of what is now."""
@@ -234,9 +234,7 @@ class Reporter:
             payload=letter.payload[:MAX_DEAD_LETTER_BYTES],
             detail=_detail(letter.detail),
         )
-        self.outbox.put(
-            "dead-letter", f"dead-letter/{letter.slot}", lambda stamp: codec.encode(document)
-        )
+        self.outbox.put(f"{DEAD_LETTER}/{letter.slot}", lambda stamp: codec.encode(document))
 
 
 def isolation_level(layers: Mapping[str, str]) -> str:

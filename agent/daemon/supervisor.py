@@ -128,6 +128,7 @@ class Worker(asyncio.BufferedProtocol):
         self.on_kill(self)
 
     on_kill: Callable[[Worker], None] = staticmethod(lambda worker: None)
+    last_words: Callable[[], str] = staticmethod(lambda: "")
 
     # -- the end ------------------------------------------------------------------------------
 
@@ -140,7 +141,7 @@ class Worker(asyncio.BufferedProtocol):
         if self._why_killed:
             error: errors.AgentError = errors.WorkerExited(self._why_killed)
         elif done:
-            error = describe_exit(self._status.result(), self.memory_mb)
+            error = describe_exit(self._status.result(), self.memory_mb, self.last_words())
         else:
             error = errors.WorkerExited("the worker closed its socket")
         if not self.gone.done():
@@ -240,6 +241,7 @@ class _Template:
             raise errors.WorkerExited(f"the {worker.runtime} template is gone: {error}") from None
         self.workers[worker.number] = worker
         worker.on_kill = self._kill
+        worker.last_words = self.process.last_words
         await asyncio.get_running_loop().create_unix_connection(lambda: worker, sock=stream)
 
     def close(self) -> None:
@@ -282,9 +284,9 @@ class _Template:
     def _ended(self) -> None:
         self.close()
         if not self.first_event.done():
-            reason = self.process.wait_reason()
+            error = self.process.failure()
             self.first_event.set_result(
-                TemplateEvent(event="failed", code="runtime_unavailable", message=reason)
+                TemplateEvent("failed", code=error.code, message=error.message, hint=error.hint)
             )
 
 
