@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 CHUNK_BYTES = 64 * 1024
@@ -25,26 +25,28 @@ def last_lines(path: Path, count: int) -> list[str]:
     return lines[-count:] if count else []
 
 
-def follow(path: Path, wait: Callable[[float], object] = time.sleep) -> Iterator[str]:
+def follow(path: Path, wait: Callable[[float], object] = time.sleep) -> Generator[str, None, None]:
     """Yield each line that is added from now on, for ever; a rotated file is opened anew.
 
     Args:
         wait: Called with seconds whenever there is nothing new.
     """
     file = path.open("rb")
-    file.seek(0, os.SEEK_END)
-    rest = b""
-    while True:
-        data = file.read(CHUNK_BYTES)
-        if data:
-            *lines, rest = (rest + data).split(b"\n")
-            yield from (line.decode(errors="replace") for line in lines)
-            continue
-        if _rotated(path, file.fileno()):
-            file.close()
-            file = path.open("rb")
-            continue
-        wait(POLL_S)
+    try:
+        file.seek(0, os.SEEK_END)
+        rest = b""
+        while True:
+            data = file.read(CHUNK_BYTES)
+            if data:
+                *lines, rest = (rest + data).split(b"\n")
+                yield from (line.decode(errors="replace") for line in lines)
+            elif _rotated(path, file.fileno()):
+                file.close()
+                file = path.open("rb")
+            else:
+                wait(POLL_S)
+    finally:
+        file.close()
 
 
 def _rotated(path: Path, descriptor: int) -> bool:

@@ -1,0 +1,110 @@
+"""`edgeward run --check`: what is wrong, where, and what would be right."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from agent.cli import configuration, exits
+from agent.cli.configuration import load_settings, problems
+from agent.cli.main import run
+from agent.errors import DocumentError, UsageError
+
+
+def check(path: Path, text: str) -> int:
+    path.write_text(text)
+    return run(["run", "--check", "--config", str(path)])
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "agent.toml"
+
+
+def test_a_good_file_is_ok(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    text = f'device_id = "press-7"\nstate_dir = "{file.parent}"\n[link]\nurl = "mqtt://broker"\n'
+    assert check(file, text) == exits.DONE
+    assert capsys.readouterr().out.startswith("ok: device press-7, link mqtt://broker")
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[limits]\nstore_mb = 'x'", ["agent.toml.limits.store_mb: 'x'", "right would be: int"]),
+        ("[limits]\nstore = 1", ["agent.toml.limits.store: unknown key", "store_mb"]),
+        ("colour = 1", ["agent.toml.colour: unknown key", "state_dir"]),
+        ("[link]\nurl = 'http://x'", ["agent.toml.link.url: 'http://x'", "mqtt"]),
+        ("[link\n", ["agent.toml", "right would be: a TOML file"]),
+        ("log_level = 'loud'", ["agent.toml.log_level: 'loud'", "one of debug, info"]),
+    ],
+)
+def test_a_value_that_does_not_fit_is_named_with_what_would(
+    file: Path, capsys: pytest.CaptureFixture[str], text: str, said: list[str]
+) -> None:
+    assert check(file, text) == exits.USAGE
+    told = capsys.readouterr().err
+    assert all(part in told for part in said), told
+    assert "Traceback" not in told
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("[link]\nca = '/none/ca.pem'", "link.ca: there is no file /none/ca.pem"),
+        ("[link]\npassword_file = '/none/p'\nusername = 'u'", "link.password_file: there is no"),
+        ("[bus]\ncert = '/none/c'", "bus.key: is missing; right would be: cert and key together"),
+        ("[link]\nurl = 'mqtt://h:99999'", "link.url: Port out of range"),
+        ("[link]\nurl = 'mqtt://u:p@h'", "link.url: holds a user name or a password"),
+        ("[link]\nprefix = 'a/+/'", "link.prefix: 'a/+/' is no topic"),
+        ("[fetch]\nroots = ['models']", "fetch.roots[0]: 'models' is no folder here"),
+        ("socket = '/none/there/s'", "socket: there is no folder for /none/there/s"),
+    ],
+)
+def test_what_does_not_fit_this_machine_is_named(
+    file: Path, capsys: pytest.CaptureFixture[str], text: str, said: str
+) -> None:
+    assert check(file, text) == exits.USAGE
+    assert said in capsys.readouterr().out
+
+
+def test_all_problems_are_told_at_once_and_warnings_alone_pass(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = f'state_dir = "{file.parent}"\n[trust]\nunsigned = "refuse"\n'
+    assert check(file, text) == exits.DONE
+    assert "warning: trust.unsigned" in capsys.readouterr().out
+    assert check(file, text + "[link]\nca = '/none'\nkey = '/none'\n") == exits.USAGE
+    told = capsys.readouterr().out
+    assert "link.ca" in told
+    assert "link.cert: is missing" in told
+    assert "warning: trust.unsigned" in told
+
+
+def test_a_state_folder_below_a_file_is_named(file: Path) -> None:
+    file.write_text(f'state_dir = "{file}/state"\n')
+    wrong = [problem.wrong for problem in problems(load_settings(file, {}))]
+    assert wrong == [f"{file} is not a folder"]
+
+
+def test_the_environment_is_laid_over_the_file(file: Path) -> None:
+    file.write_text('device_id = "a"\n')
+    settings = load_settings(file, {"EDGEWARD_DEVICE_ID": "b", "EDGEWARD_LINK_KEEP_ALIVE_S": "60"})
+    assert (settings.device_id, settings.link.keep_alive_s) == ("b", 60)
+    with pytest.raises(DocumentError, match="EDGEWARD_LINK_COLOUR"):
+        load_settings(file, {"EDGEWARD_LINK_COLOUR": "1"})
+
+
+def test_a_device_without_a_name_is_called_like_its_host(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("socket.gethostname", lambda: "press 7/ä")
+    file.write_text("")
+    assert load_settings(file, {}).device_id == "press-7--"
+
+
+def test_a_file_that_is_named_must_exist(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UsageError, match="there is no configuration file"):
+        load_settings(tmp_path / "none.toml", {})
+    monkeypatch.setattr(configuration, "DEFAULT_PATH", tmp_path / "none.toml")
+    assert load_settings(None, {}).state_dir == "/var/lib/edgeward"
