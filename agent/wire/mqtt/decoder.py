@@ -23,7 +23,6 @@ from agent.wire.mqtt.packets import (
 _PROTOCOL_ERROR: Final = 0x82
 _PACKET_TOO_LARGE: Final = 0x95
 _ALIAS_INVALID: Final = 0x94
-_QOS_NOT_SUPPORTED: Final = 0x9B
 # A device sees few topics, again and again: decoding and checking one once is enough.
 _TOPICS_KEPT: Final = 1024
 _TOPIC_KEPT_BYTES: Final = 256
@@ -189,7 +188,7 @@ class Decoder:
 
 def _length(data: bytes, pos: int, end: int) -> tuple[int, int]:
     """Read a remaining length of two bytes or more; -1 when it is not all there yet."""
-    if end - pos < 4 and data[end - 1] > 0x7F:
+    if end - pos < 4 and all(octet > 0x7F for octet in data[pos:end]):
         return -1, pos
     return p.decode_varint(data, pos, end)
 
@@ -198,7 +197,7 @@ def _publish_id(data: bytes, first: int, pos: int, stop: int) -> int:
     if first & 0x04:
         raise MalformedPacket(
             "a PUBLISH at QoS 2, which was not asked for",
-            reason_code=_QOS_NOT_SUPPORTED,
+            reason_code=_PROTOCOL_ERROR,
             hint="the broker may hold an old session of this client id: clear it there",
         )
     if not first & 0x02:

@@ -26,33 +26,26 @@ class Inbox:
     """
 
     def __init__(self) -> None:
-        self.unacked: dict[int, Message] = {}
-        self._stale: dict[int, Message] = {}
+        self.unacked: dict[int, Message] = {}  # of this connection, by packet identifier
+        self.stale: dict[int, Message] = {}  # of earlier ones
         self._acked_away: set[int] = set()
 
-    def take(self, message: Message) -> Arrival:
-        """Note a message that arrived."""
+    def match(self, message: Message) -> Arrival:
+        """Say what a message is; needed only for one marked DUP, or while any is stale.
+
+        A new one is the caller's to put into `unacked`; a repeat is put there from here.
+        """
         packet_id = message.packet_id
         if message.dup:
-            arrival = self._match(message)
-            if arrival is not Arrival.NEW:
-                return arrival
-        if self._stale and self._stale.pop(packet_id, None) is not None:
-            self._acked_away.discard(packet_id)
-        self.unacked[packet_id] = message
-        return Arrival.NEW
-
-    def _match(self, repeat: Message) -> Arrival:
-        packet_id = repeat.packet_id
-        first = self.unacked.get(packet_id)
-        if first is not None and _same(first, repeat):
-            return Arrival.REPEAT
-        first = self._stale.get(packet_id)
-        if first is None or not _same(first, repeat):
+            first = self.unacked.get(packet_id)
+            if first is not None and _same(first, message):
+                return Arrival.REPEAT
+        first = self.stale.pop(packet_id, None)
+        done = packet_id in self._acked_away
+        self._acked_away.discard(packet_id)
+        if first is None or not message.dup or not _same(first, message):
             return Arrival.NEW
-        del self._stale[packet_id]
-        if packet_id in self._acked_away:
-            self._acked_away.discard(packet_id)
+        if done:
             return Arrival.DONE
         self.unacked[packet_id] = first
         return Arrival.REPEAT
@@ -63,13 +56,13 @@ class Inbox:
         if self.unacked.get(packet_id) is message:
             del self.unacked[packet_id]
             return True
-        if self._stale.get(packet_id) is message:
+        if self.stale.get(packet_id) is message:
             self._acked_away.add(packet_id)
         return False
 
     def forget(self, message: Message) -> None:
         """Nobody works on this message any more: a repeat of it is handed out again."""
-        for known in (self.unacked, self._stale):
+        for known in (self.unacked, self.stale):
             if known.get(message.packet_id) is message:
                 del known[message.packet_id]
 
@@ -77,14 +70,14 @@ class Inbox:
         """The connection is gone."""
         # What was acknowledged before this connection and not repeated on it will not come again.
         for packet_id in self._acked_away:
-            self._stale.pop(packet_id, None)
+            self.stale.pop(packet_id, None)
         self._acked_away.clear()
-        self._stale.update(self.unacked)
+        self.stale.update(self.unacked)
         self.unacked.clear()
 
     def restart(self) -> None:
         """The broker has no session of ours and will repeat nothing."""
-        self._stale.clear()
+        self.stale.clear()
         self._acked_away.clear()
 
 

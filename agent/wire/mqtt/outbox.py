@@ -12,7 +12,7 @@ from agent.wire.mqtt.errors import QueueFull
 from agent.wire.mqtt.options import ConnectOptions
 
 
-class Outgoing(msgspec.Struct):
+class Outgoing(msgspec.Struct, eq=False):
     """One message of ours at QoS 1.
 
     Args:
@@ -21,6 +21,7 @@ class Outgoing(msgspec.Struct):
         retain: As asked for.
         block: Its MQTT 5 properties, encoded.
         token: Comes back in `Published`.
+        size: Bytes of all that varies.
         packet_id: 0 until it is first sent in the broker's present session.
     """
 
@@ -29,6 +30,7 @@ class Outgoing(msgspec.Struct):
     retain: bool
     block: bytes
     token: Any
+    size: int
     packet_id: int = 0
 
 
@@ -51,43 +53,40 @@ class Outbox:
     def __len__(self) -> int:
         return len(self.inflight) + len(self.waiting)
 
-    def add(self, item: Outgoing, *, at_once: bool) -> None:
-        """Take a message in; it waits unless it can be sent `at_once`.
+    def take(self, size: int) -> None:
+        """Make room for a message.
 
         Raises:
-            QueueFull: It would pass one of the bounds.
+            QueueFull: There is none.
         """
-        size = len(item.payload) + len(item.field)
         if self.bytes + size > self._max_bytes:
             raise QueueFull(
                 f"{self.bytes} bytes wait for the broker, {size} more pass {self._max_bytes}"
             )
-        if not at_once:
-            if len(self.waiting) >= self._max_waiting:
-                raise QueueFull(f"{len(self.waiting)} messages wait for the broker")
-            self.waiting.append(item)
         self.bytes += size
 
-    def send(self, item: Outgoing, others: Container[int]) -> bool:
-        """Put a message in flight under its own or a new packet identifier.
+    def wait(self, item: Outgoing) -> None:
+        """Take a message in that cannot be sent yet.
 
-        Args:
-            item: Not waiting any more.
-            others: Packet identifiers in use for something else.
-
-        Returns:
-            Whether it may have been sent before in this session of the broker (DUP).
+        Raises:
+            QueueFull: Too many wait.
         """
-        repeated = item.packet_id != 0
-        if repeated:
-            self._interrupted.discard(item.packet_id)
-        else:
-            item.packet_id = self.new_id(others)
+        if len(self.waiting) >= self._max_waiting:
+            raise QueueFull(f"{len(self.waiting)} messages wait for the broker")
+        self.take(item.size)
+        self.waiting.append(item)
+
+    def resend(self, item: Outgoing) -> None:
+        """Put a message back in flight that a connection's end had interrupted."""
+        self._interrupted.discard(item.packet_id)
         self.inflight[item.packet_id] = item
-        return repeated
 
     def new_id(self, others: Container[int]) -> int:
-        """Choose a packet identifier that nothing in flight or interrupted has."""
+        """Choose a packet identifier that nothing in flight or interrupted has.
+
+        Args:
+            others: Packet identifiers in use for something else.
+        """
         number = self._last_id
         while True:
             number = number % 0xFFFF + 1
@@ -99,12 +98,8 @@ class Outbox:
         """Take out what the broker acknowledged; None when nothing has that identifier."""
         item = self.inflight.pop(packet_id, None)
         if item is not None:
-            self.forget(item)
+            self.bytes -= item.size
         return item
-
-    def forget(self, item: Outgoing) -> None:
-        """Give back the room of a message that is in no queue any more."""
-        self.bytes -= len(item.payload) + len(item.field)
 
     def interrupt(self) -> None:
         """The connection is gone: what was in flight waits again, in front and in order."""

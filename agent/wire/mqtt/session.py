@@ -444,12 +444,15 @@ class Session:
 
     def _on_message(self, message: Message) -> None:
         if message.qos:
-            arrival = self._inbox.take(message)
-            if arrival is not Arrival.NEW:
-                if arrival is Arrival.DONE:
-                    self._sender.send(encode_puback(message.packet_id))
-                return
-            if len(self._inbox.unacked) > self._max_unacked:
+            inbox = self._inbox
+            if message.dup or inbox.stale:
+                arrival = inbox.match(message)
+                if arrival is not Arrival.NEW:
+                    if arrival is Arrival.DONE:
+                        self._sender.send(encode_puback(message.packet_id))
+                    return
+            inbox.unacked[message.packet_id] = message
+            if len(inbox.unacked) > self._max_unacked:
                 many = f"the broker sent more than {self._max_unacked} messages unacknowledged"
                 self._fail(many, _RECEIVE_MAXIMUM_EXCEEDED)
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Final
 
 from agent.errors import UsageError
@@ -14,7 +14,7 @@ from agent.wire.mqtt.reasons import sentence
 Filters = tuple[tuple[str, int], ...]
 
 # Some brokers take no more filters than this in one SUBSCRIBE.
-FILTERS_AT_ONCE: Final = 8
+_FILTERS_AT_ONCE: Final = 8
 _HEAD_AT_MOST: Final = 8
 _PACKET_TOO_LARGE: Final = 0x95
 _WILDCARDS_UNAVAILABLE: Final = 0xA2
@@ -101,21 +101,35 @@ def refused(topic: str, code: int, from_broker: str = "") -> FilterResult:
     return FilterResult(topic, None, f"{topic!r}: {why}")
 
 
-def sendable(asked: Filters, granted: Granted) -> tuple[list[Filters], tuple[FilterResult, ...]]:
-    """Cut filters into requests the broker takes; refuse in its place what it cannot take."""
-    requests: list[list[tuple[str, int]]] = []
+def split(asked: Filters, granted: Granted) -> tuple[dict[str, int], tuple[FilterResult, ...]]:
+    """Tell what the broker can be asked from what it said it does not take."""
+    sendable: dict[str, int] = {}
     denied: list[FilterResult] = []
-    room = 0
     for topic, qos in asked:
-        size = len(topic.encode()) + 3
         if not granted.wildcard_available and ("+" in topic or "#" in topic):
             denied.append(refused(topic, _WILDCARDS_UNAVAILABLE))
-        elif size + _HEAD_AT_MOST > granted.max_packet_size:
+        elif _size(topic) + _HEAD_AT_MOST > granted.max_packet_size:
             denied.append(refused(topic, _PACKET_TOO_LARGE))
         else:
-            if not requests or len(requests[-1]) == FILTERS_AT_ONCE or size > room:
-                requests.append([])
-                room = granted.max_packet_size - _HEAD_AT_MOST
-            requests[-1].append((topic, qos))
-            room -= size
-    return [tuple(request) for request in requests], tuple(denied)
+            sendable[topic] = qos
+    return sendable, tuple(denied)
+
+
+def batches(filters: Iterable[str], max_packet_size: int) -> Iterator[tuple[str, ...]]:
+    """Cut filters into lots for one packet each."""
+    lot: list[str] = []
+    room = max_packet_size - _HEAD_AT_MOST
+    for topic in filters:
+        size = _size(topic)
+        if lot and (len(lot) == _FILTERS_AT_ONCE or size > room):
+            yield tuple(lot)
+            lot = []
+            room = max_packet_size - _HEAD_AT_MOST
+        lot.append(topic)
+        room -= size
+    if lot:
+        yield tuple(lot)
+
+
+def _size(topic: str) -> int:
+    return len(topic.encode()) + 3
