@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -29,6 +29,7 @@ from agent.errors import (
     AgentError,
     BadInput,
     BadOutput,
+    MemoryLimit,
     ModelRejected,
     RuntimeUnavailable,
     SelfTestFailed,
@@ -41,6 +42,9 @@ from agent.pipeline.chain import ProducedBy, compile_chain
 from agent.pipeline.codecs import registry as codecs
 from agent.pipeline.codecs.v2_binary import LENGTH
 from agent.pipeline.message import Prediction
+from agent.pipeline.options import look_up
+from agent.pipeline.steps.api import StepKind
+from agent.pipeline.steps.registry import STEPS
 from agent.pipeline.tensors import DTYPES, Arrays
 from agent.wire import frames
 from agent.wire.worker import Failed, Load, Probed
@@ -110,11 +114,18 @@ class Trials:
                 return Tried(name, candidate.runtime, worker.probe())
         except RuntimeUnavailable as error:
             return Tried(name, candidate.runtime, None, str(error))
+        except MemoryLimit as error:
+            raise with_hint(error) from None
         except SelfTestFailed as error:
             raise SelfTestFailed(
                 f"variant {name}: {error.message}",
                 hint="where the difference is meant, state a tolerance for it in model.toml",
             ) from None
+
+
+def with_hint(error: MemoryLimit) -> MemoryLimit:
+    """Return the error with what an author can do about it."""
+    return MemoryLimit(error.message, hint="state what it needs as limits.memory_mb in model.toml")
 
 
 def candidates_here(manifest: Manifest) -> tuple[Candidate, ...]:
@@ -139,13 +150,19 @@ def check_chains(manifest: Manifest) -> None:
         compile_chain(manifest, variant, produced_by=ProducedBy("", "", ""))
 
 
-def make_cases(trials: Trials, manifest: Manifest, files: Sequence[Path]) -> list[Case]:
+def make_cases(
+    trials: Trials,
+    manifest: Manifest,
+    files: Sequence[Path],
+    dim_names: Mapping[str, Sequence[str]],
+) -> list[Case]:
     """Run samples through the first variant that runs here.
 
     Args:
         trials: Where.
         manifest: Complete but for its self-test.
         files: The author's samples; none: random ones.
+        dim_names: By input: what the model file calls each dimension.
 
     Raises:
         AgentError: The model does not run on them; says why.
@@ -160,9 +177,12 @@ def make_cases(trials: Trials, manifest: Manifest, files: Sequence[Path]) -> lis
         try:
             with trials.worker(draft, candidate) as worker:
                 worker.load()
-                return _Runner(worker, draft, candidate.variant).cases(files)
+                runner = _Runner(worker, draft, candidate.variant)
+                return runner.author_cases(files) if files else runner.random_cases(dim_names)
         except RuntimeUnavailable as error:
             missing = error
+        except MemoryLimit as error:
+            raise with_hint(error) from None
     assert missing is not None
     raise missing
 
@@ -176,13 +196,16 @@ class _Runner:
         self._variant = variant
         self._reading = reading_of(manifest, variant)
 
-    def cases(self, files: Sequence[Path]) -> list[Case]:
-        if files:
-            samples = read_samples(files, self._reading)
-            return [self._case(f"sample/{i}", sample) for i, sample in enumerate(samples)]
+    def author_cases(self, files: Sequence[Path]) -> list[Case]:
+        samples = read_samples(files, self._reading)
+        return [self._case(f"sample/{index}", sample) for index, sample in enumerate(samples)]
+
+    def random_cases(self, dim_names: Mapping[str, Sequence[str]]) -> list[Case]:
+        inputs = random_samples.with_batch_of_one(self._reading.inputs, dim_names)
+        reading = replace(self._reading, inputs=inputs)
         refusal: BadInput | None = None
-        for free in random_samples.free_sizes(self._reading.inputs):
-            samples = random_of(self._manifest, self._variant, self._reading, free)
+        for free in random_samples.free_sizes(inputs):
+            samples = random_of(self._manifest, self._variant, reading, free)
             try:
                 return [self._case(f"{free}/{i}", sample) for i, sample in enumerate(samples)]
             except BadInput as error:
@@ -284,13 +307,25 @@ def _as_case(tensor: Tensor, array: np.ndarray[Any, Any]) -> CaseTensor:
 
 def reading_of(manifest: Manifest, variant: Variant) -> Reading:
     """Return what samples of a pack are read for."""
+    pipeline = manifest.pipeline
     keeps = bool(manifest.state) or variant.hidden_state == "per_source"
+    keeps = (
+        keeps
+        or pipeline.window is not None
+        or any(map(_remembers, (*pipeline.pre, *pipeline.post)))
+    )
     return Reading(
         inputs=assembly.public_inputs(manifest),
         outputs=manifest.outputs,
-        codec=manifest.pipeline.decode or {"codec": codecs.DEFAULT},
-        together=manifest.pipeline.window is not None or keeps,
+        codec=pipeline.decode or {"codec": codecs.DEFAULT},
+        together=keeps,
     )
+
+
+def _remembers(step: Mapping[str, Any]) -> bool:
+    """True for a step that keeps something of a source between its messages."""
+    kind: StepKind = look_up(step, "step", STEPS, "edgeward.steps", path="manifest.pipeline")
+    return kind.remembers
 
 
 def random_of(

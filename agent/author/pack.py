@@ -184,7 +184,7 @@ class _Work:
         external = reading.external_files(path, description)
         for part in external:
             self._folder.take(path.parent / part, part, exactly=True)
-        self._notes += [f"{name}: {note}" for note in description.notes]
+        self._notes += [f"{name}: {note}" for note in signature.notes_of(description)]
         return ModelFile(name, description, given, external)
 
     def _draft(self, files: Sequence[ModelFile]) -> Manifest:
@@ -218,12 +218,14 @@ class _Work:
         self, trials: Trials, manifest: Manifest, files: Sequence[ModelFile]
     ) -> tuple[Manifest, list[golden.Case]]:
         """Run the samples; find the rank of outputs whose file does not say it by trying."""
-        unranked = signature.unranked_outputs(files[0].description, self._spec.outputs)
+        said = files[0].description
+        unranked = signature.unranked_outputs(said, self._spec.outputs)
+        dim_names = {tensor.name: tensor.dim_names for tensor in said.inputs}
         guesses = range(MAX_UNRANKED_DIMENSIONS + 1) if unranked else (0,)
         for rank in guesses:
             guess = _with_rank(manifest, unranked, rank) if unranked else manifest
             try:
-                return guess, golden.make_cases(trials, guess, self._samples)
+                return guess, golden.make_cases(trials, guess, self._samples, dim_names)
             except BadOutput:
                 if rank == guesses[-1]:
                     raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 
+import msgspec
 import numpy as np
 
 from agent.documents.manifest import Tensor
@@ -21,8 +22,33 @@ _WORDS = ("alpha", "bravo", "charlie", "delta")
 
 
 def free_sizes(inputs: Sequence[Tensor]) -> tuple[int, ...]:
-    """Return the sizes worth trying for free dimensions."""
+    """Return the sizes worth trying for free dimensions, those of a batch aside."""
     return FREE_SIZES if any(-1 in tensor.shape[1:] for tensor in inputs) else (1,)
+
+
+def with_batch_of_one(
+    inputs: Sequence[Tensor], dim_names: Mapping[str, Sequence[str]]
+) -> tuple[Tensor, ...]:
+    """Return inputs in whose shapes every dimension called like a batch is 1.
+
+    Args:
+        inputs: The public inputs.
+        dim_names: By input: what the model file calls each dimension. A name that stands first in
+            one shape (`batch`) means the same wherever else it stands.
+    """
+    leading = {names[0] for names in dim_names.values() if names} - {""}
+
+    def fixed(tensor: Tensor) -> Tensor:
+        names = dim_names.get(tensor.name, ())
+        if len(names) != len(tensor.shape):
+            return tensor
+        shape = tuple(
+            1 if size == -1 and name in leading else size
+            for size, name in zip(tensor.shape, names, strict=True)
+        )
+        return msgspec.structs.replace(tensor, shape=shape)
+
+    return tuple(map(fixed, inputs))
 
 
 def case_count(inputs: Sequence[Tensor], payloads: int) -> int:

@@ -187,6 +187,18 @@ def _type_and_shape(
     )
 
 
+def notes_of(description: ModelDescription) -> list[str]:
+    """Return what a person should know of a file."""
+    maps = [t for t in description.outputs if _MAPS.match(t.kind)]
+    flattened = [
+        f"output {t.name!r} is a {t.kind}; a prediction gives it as one FP32 tensor [rows, "
+        "classes], the classes in the order of their keys"
+        for t in maps
+    ]
+    kinds = tuple(f"is of type {t.kind}" for t in maps)
+    return [*flattened, *(note for note in description.notes if not note.endswith(kinds or "\0"))]
+
+
 def unranked_outputs(description: ModelDescription, given: Sequence[TensorSpec]) -> set[str]:
     """Return the outputs whose number of dimensions only a run can tell."""
     stated = {entry.name for entry in given if entry.shape is not None}
@@ -220,7 +232,11 @@ def _operator(operator: tuple[str, str]) -> str:
 
 
 def public_inputs(first: Variant, spec: Spec) -> tuple[Tensor, ...]:
-    """Return what a payload holds: the first variant's inputs as the author wants them.
+    """Return what a payload holds.
+
+    Without a window and steps before the model: the file's inputs, with the author's words on
+    them. With either, or with a name that the file does not have: what the author lists, if that
+    is anything.
 
     Raises:
         DocumentError: An input is neither the file's nor complete.
@@ -228,7 +244,8 @@ def public_inputs(first: Variant, spec: Spec) -> tuple[Tensor, ...]:
     fed = {pair.input for pair in spec.state}
     own = {tensor.name: tensor for tensor in first.inputs if tensor.name not in fed}
     given = {entry.name: entry for entry in spec.inputs}
-    if given.keys() <= own.keys():
+    stands_between = spec.pipeline.window is not None or bool(spec.pipeline.pre)
+    if not given or (given.keys() <= own.keys() and not stands_between):
         return tuple(
             author.apply(given[name], tensor) if name in given else tensor
             for name, tensor in own.items()

@@ -38,9 +38,9 @@ HiddenState = Literal["none", "reset", "per_source"]
 class TensorSpec(msgspec.Struct, frozen=True):
     """One input or output as payloads have it.
 
-    Named like a tensor of the file, it changes what is given and leaves the rest. An input of
-    another name makes the listed inputs the whole of what a payload holds; it needs `datatype` and
-    `shape`.
+    Named like a tensor of the file, it changes what is given and leaves the rest. With a window or
+    steps before the model, or where an input has a name that the file does not know, the listed
+    inputs are the whole of what a payload holds; such an input needs `datatype` and `shape`.
     """
 
     name: str

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
@@ -14,6 +14,12 @@ from rich.table import Table
 from agent.cli import exits
 from agent.cli.commands import HELP_SETTINGS
 
+if TYPE_CHECKING:
+    from agent.author.folder import OpenedPack
+    from agent.author.golden import Tried
+    from agent.author.pack import Packed
+    from agent.documents.manifest import Manifest
+
 _PATH = click.Path(path_type=Path)
 
 
@@ -22,7 +28,16 @@ def _json(document: Any) -> None:
 
 
 def _console() -> Console:
-    return Console(highlight=False, soft_wrap=True)
+    # Into a pipe or a file nothing is cut to the width of a screen.
+    width = None if sys.stdout.isatty() else 200
+    return Console(highlight=False, soft_wrap=True, width=width)
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=None, header_style="dim", show_header=any(columns))
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
 
 
 @click.command(
@@ -99,15 +114,13 @@ def pack(
     return exits.DONE
 
 
-def _show_packed(packed: Any) -> None:
+def _show_packed(packed: Packed) -> None:
     console = _console()
     manifest = packed.manifest
     console.print(f"[bold]{manifest.name} {manifest.version}[/] in {packed.directory}")
     _signature(console, manifest)
     if packed.tried:
-        table = Table(box=None, header_style="dim")
-        for column in ("variant", "runtime", "self-test", "median", "memory"):
-            table.add_column(column)
+        table = _table("variant", "runtime", "self-test", "median", "memory")
         for one in packed.tried:
             table.add_row(one.variant, *_tried(one))
         console.print(table)
@@ -116,7 +129,7 @@ def _show_packed(packed: Any) -> None:
     console.print(packed.pack, style="bold")
 
 
-def _tried(one: Any) -> tuple[str, str, str, str]:
+def _tried(one: Tried) -> tuple[str, str, str, str]:
     if one.probed is None:
         return one.runtime or "-", f"not run: {one.why}", "-", "-"
     probed = one.probed
@@ -129,13 +142,10 @@ def _tried(one: Any) -> tuple[str, str, str, str]:
     )
 
 
-def _signature(console: Console, manifest: Any) -> None:
+def _signature(console: Console, manifest: Manifest) -> None:
     from agent.author import inspect as words
 
-    table = Table(box=None, show_header=False)
-    table.add_column(style="dim")
-    table.add_column()
-    table.add_column()
+    table = _table("", "", "")
     for role in ("inputs", "outputs"):
         for tensor in getattr(manifest, role):
             table.add_row(role.removesuffix("s"), tensor.name, words.tensor_line(tensor))
@@ -172,7 +182,7 @@ def inspect(directory: Path, as_json: bool) -> int:
     return exits.BAD_PACK if wrong else exits.DONE
 
 
-def _show_pack(opened: Any) -> None:
+def _show_pack(opened: OpenedPack) -> None:
     from agent.author import inspect as words
 
     console, manifest = _console(), opened.manifest
@@ -198,12 +208,10 @@ def _show_pack(opened: Any) -> None:
     console.print(f"self-test: {len(manifest.selftest)} cases", markup=False)
 
 
-def _variants(console: Console, manifest: Any) -> None:
+def _variants(console: Console, manifest: Manifest) -> None:
     from agent.author import inspect as words
 
-    table = Table(box=None, header_style="dim")
-    for column in ("variant", "file", "needs", "tolerance", "hidden state"):
-        table.add_column(column)
+    table = _table("variant", "file", "needs", "tolerance", "hidden state")
     for variant in manifest.variants:
         tolerance = f"±{variant.tolerance.absolute:g}"
         if variant.tolerance.relative:
@@ -214,12 +222,10 @@ def _variants(console: Console, manifest: Any) -> None:
     console.print(table)
 
 
-def _files(console: Console, manifest: Any) -> None:
+def _files(console: Console, manifest: Manifest) -> None:
     from agent.author import inspect as words
 
-    table = Table(box=None, header_style="dim")
-    for column in ("file", "size", "digest"):
-        table.add_column(column)
+    table = _table("file", "size", "digest")
     for name, file in manifest.files.items():
         table.add_row(name, words.size_line(file.size), file.digest[:19] + "…")
     console.print(table)
@@ -311,9 +317,7 @@ def _show_answer(answer: bytes) -> None:
         sys.stdout.buffer.write(answer)
         return
     console = _console()
-    table = Table(box=None, header_style="dim")
-    for column in ("output", "datatype", "shape", "values"):
-        table.add_column(column)
+    table = _table("output", "datatype", "shape", "values")
     for output in outputs:
         values = [_short(value) for value in output["data"][:10]]
         more = " …" if len(output["data"]) > 10 else ""
