@@ -138,6 +138,7 @@ class Daemon:
                 e.CrashLooped(slot, pack, failure)
             ),
             worker_died=lambda slot, reason, pid: self.reporter.worker_died(slot, reason, pid),
+            worker_ready=lambda slot: self.reporter.changed(),
         )
         self.fetcher = Fetcher(
             self.store,

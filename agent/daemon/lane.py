@@ -87,6 +87,8 @@ class Effects:
     dead_letter: Callable[[DeadLetter], None]
     # The worker gave an answer that its manifest does not allow: replace it.
     replace_worker: Callable[[str], None]
+    # There is room for a waiting message: call `flush` soon, once for many calls.
+    flush_soon: Callable[[], None]
 
 
 @dataclass
@@ -204,6 +206,8 @@ class Lane:
 
         def handed_over(ok: bool, reason: str) -> None:
             self.handing_over -= 1
+            if self.waiting:
+                self.effects.flush_soon()
             if ok:
                 self.meters.sent += 1
                 self._release(result.released, pending)

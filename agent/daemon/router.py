@@ -72,6 +72,7 @@ class Router:
             forget=self._forget,
             dead_letter=dead_letter,
             replace_worker=lambda why: None,
+            flush_soon=lambda: None,
         )
 
     def add(self, lane: Lane) -> None:

@@ -41,6 +41,7 @@ class Hooks:
 
     crash_looped: Callable[[str, str, Failure], None]
     worker_died: Callable[[str, str, int], None]
+    worker_ready: Callable[[str], None]
 
 
 class SlotServer:
@@ -64,8 +65,10 @@ class SlotServer:
         self._answered_since_death = False
         self._drained: asyncio.Event = asyncio.Event()
         self._switching = False
+        self._flush_due = False
         lane.effects.send = self._send
         lane.effects.replace_worker = self._replace_worker
+        lane.effects.flush_soon = self._flush_soon
 
     # -- starting and switching ---------------------------------------------------------------
 
@@ -147,6 +150,7 @@ class SlotServer:
             self.lane.meters.state_lost += 1
         log.info("slot=%s pack=%s worker=%s serving", self.lane.name, self._pack()[:19], worker.pid)
         self.lane.worker_ready(self._loop.time())
+        self._hooks.worker_ready(self.lane.name)
 
     def _send(self, data: bytes) -> None:
         if self.worker is None:
@@ -154,6 +158,15 @@ class SlotServer:
         self.worker.send(data)
         if self._overdue is None and self.plan is not None:
             self._overdue = self._loop.call_later(self.plan.message_deadline_s, self._check)
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            self._loop.call_soon(self._flush)
+
+    def _flush(self) -> None:
+        self._flush_due = False
+        self.lane.flush(self._loop.time())
 
     def _results(self, results: list[frames.Frame]) -> None:
         now = self._loop.time()

@@ -36,6 +36,7 @@ class World:
     forgotten: list[bytes] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     replaced: list[str] = field(default_factory=list)
+    wakes: list[None] = field(default_factory=list)
     slot: Slot = field(
         default_factory=lambda: Slot(
             pack="sha256:" + "a" * 64,
@@ -52,6 +53,7 @@ class World:
             forget=lambda message: self.forgotten.append(message.payload),
             dead_letter=self.dead.append,
             replace_worker=self.replaced.append,
+            flush_soon=lambda: self.wakes.append(None),
         )
         self.lane = Lane("vib", "d", self.slot, effects, SlotMeters(), reserved="edgeward/d/")
 
@@ -92,7 +94,9 @@ class World:
 
     def hand_over(self, ok: bool = True) -> None:
         self.handing_over.pop(0)(ok, "" if ok else "quota exceeded")
-        self.lane.flush(0.0)
+        if self.wakes:
+            self.wakes.clear()
+            self.lane.flush(0.0)
 
 
 def test_a_message_is_acknowledged_only_when_its_prediction_is_handed_over() -> None:
