@@ -155,7 +155,7 @@ class Chain:
                 source.state = dict(self._state.first)
             raise
         if self._names_class:
-            return Prediction(tensors, memory.pop(CLASS_INDEX, -1))
+            return Prediction(tensors, memory.pop(CLASS_INDEX))
         if self._class_scores:
             scores = tensors[self._class_scores]
             if scores.size == len(self.class_labels):

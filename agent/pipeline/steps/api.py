@@ -19,7 +19,7 @@ from agent.pipeline.tensors import Arrays
 
 # What steps keep of one source between its messages; keyed by the step's path.
 Memory = dict[str, Any]
-# Under this key a step leaves the index of the one class that a prediction names.
+# Under this key a step leaves the index of the one class that a prediction names; -1: of none.
 CLASS_INDEX = "class index"
 Run = Callable[[Arrays, Memory], Arrays]
 

@@ -48,8 +48,7 @@ def compile_argmax(options: Argmax, context: StepContext) -> CompiledStep:
         arrays["score"] = np.take_along_axis(scores, index[..., np.newaxis], -1)[..., 0]
         if labels:
             arrays["label"] = np.asarray(texts[index], np.object_)
-        if index.size == 1:
-            memory[CLASS_INDEX] = int(index.flat[0])
+        memory[CLASS_INDEX] = int(index.flat[0]) if index.size == 1 else -1
         return arrays
 
     shape = without_axis(tensor, -1)

@@ -48,8 +48,7 @@ def compile_threshold(options: Threshold, context: StepContext) -> CompiledStep:
         arrays[output] = above
         if texts is not None:
             arrays["label"] = np.asarray(texts[above.astype(np.intp)], np.object_)
-        if above.size == 1:
-            memory[CLASS_INDEX] = int(above.flat[0])
+        memory[CLASS_INDEX] = int(above.flat[0]) if above.size == 1 else -1
         return arrays
 
     added = [Tensor(output, "BOOL", tensor.shape)]

@@ -54,8 +54,7 @@ def compile_top_k(options: TopK, context: StepContext) -> CompiledStep:
         arrays["scores"] = np.take_along_axis(scores, indices, -1)
         if labels:
             arrays["labels"] = np.asarray(texts[indices], np.object_)
-        if indices.size == k:
-            memory[CLASS_INDEX] = int(indices.flat[0])
+        memory[CLASS_INDEX] = int(indices.flat[0]) if indices.size == k else -1
         return arrays
 
     shape = (*tensor.shape[:-1], k)
