@@ -1,0 +1,67 @@
+"""Packs, brokers and devices for the stories."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from agent.author.pack import Packed, pack
+from tests.brokers import Mosquitto
+from tests.scenarios.device import Device
+from tests.scenarios.models import Affine, write_affine
+
+
+@dataclass(frozen=True)
+class Packs:
+    """Packs made on demand, once per test run."""
+
+    folder: Path
+
+    def affine(self, scale: float, offset: float = 0.0, *, name: str = "affine") -> Packed:
+        """A pack whose model answers y = scale * x + offset, so that a prediction tells which."""
+        out = self.folder / f"{name}-{scale:g}-{offset:g}"
+        model = self.folder / f"{name}-{scale:g}-{offset:g}.onnx"
+        if not model.exists():
+            write_affine(model, Affine(scale, offset))
+        return pack(model, out, name=name, version=f"{scale:g}.0", force=True)
+
+
+@pytest.fixture(scope="session")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> Packs:
+    return Packs(tmp_path_factory.mktemp("packs"))
+
+
+@pytest.fixture
+def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+    folder = tmp_path / "broker"
+    folder.mkdir()
+    started = Mosquitto(folder, persistent=True, settings=("max_queued_messages 100000",)).start()
+    yield started
+    started.stop()
+
+
+MakeDevice = Callable[..., Device]
+
+
+@pytest.fixture
+def make_device(tmp_path: Path, broker: Mosquitto, packs: Packs) -> Iterator[MakeDevice]:
+    made: list[Device] = []
+
+    def make(**fields: object) -> Device:
+        name = str(fields.pop("device_id", "press-7"))
+        extra = f'[fetch]\nroots = ["{packs.folder}", "{tmp_path}"]\n{fields.pop("extra", "")}'
+        device = Device(tmp_path / name, broker.url, name, extra, **fields)  # type: ignore[arg-type]
+        made.append(device)
+        return device
+
+    yield make
+    for device in made:
+        device.stop()
+
+
+@pytest.fixture
+def device(make_device: MakeDevice) -> Device:
+    return make_device().start()
