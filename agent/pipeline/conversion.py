@@ -116,8 +116,7 @@ def _quantise(target: Tensor, real: np.dtype[Any], refuse: Refuse) -> Convert:
             stored = np.asarray(np.rint(np.divide(array, scale, dtype=wide) + zero_point))
         if np.isnan(stored).any():
             raise refuse(f"{target.name}: NaN has no value in a quantised tensor")
-        clipped: Array = np.clip(stored, low, high).astype(dtype)
-        return clipped
+        return np.asarray(np.clip(stored, low, high)).astype(dtype)
 
     return quantise
 

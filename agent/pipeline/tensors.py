@@ -65,8 +65,7 @@ def all_finite(array: Array) -> bool:
 
 def bf16_to_fp32(bits: Array) -> Array:
     """Widen BF16 bits: they are the high half of a float32."""
-    wide: Array = np.left_shift(bits, 16, dtype=np.uint32).view(np.float32)
-    return wide
+    return np.asarray(np.left_shift(bits, 16, dtype=np.uint32)).view(np.float32)
 
 
 def fp32_to_bf16(values: Array) -> Array:
@@ -107,7 +106,7 @@ def check_finite(array: Array, where: str) -> None:
 def matches(wanted: Sequence[int], shape: Sequence[int]) -> bool:
     """True if `shape` is one of those that `wanted` (-1: free) allows."""
     return len(wanted) == len(shape) and all(
-        got == want or (want == -1 and got >= 0) for want, got in zip(wanted, shape, strict=True)
+        got >= 0 and want in (got, -1) for want, got in zip(wanted, shape, strict=True)
     )
 
 
