@@ -103,15 +103,25 @@ class BlockingWorker:
         payload: bytes,
         correlation: bytes | None = None,
         *,
+        replay: bool = False,
         deadline_s: float | None = None,
     ) -> Answer:
         """Send one message and return its answer.
+
+        Args:
+            topic: Its source.
+            payload: As a bus would deliver it.
+            correlation: MQTT 5 correlation data.
+            replay: It only rebuilds a window or a state.
+            deadline_s: In place of the worker's own.
 
         Raises:
             WorkerExited, WorkerTimedOut, MemoryLimit: There is none, and why.
         """
         self._sequence += 1
-        message = frames.encode_message(self._sequence, topic.encode(), payload, correlation)
+        message = frames.encode_message(
+            self._sequence, topic.encode(), payload, correlation, replay=replay
+        )
         self._send(message)
         frame = self._receive(deadline_s or self._deadline_s)
         if frame.kind == frames.FAILED:

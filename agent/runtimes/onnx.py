@@ -45,7 +45,7 @@ _NO_OPERATOR = re.compile(
 # The library's own source files and C++ signatures are of no use to who reads the reason.
 _NOISE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:"
-    r"|/onnxruntime_src/\S+:\d+ .*?\)(?: const)? (?=[A-Z])"
+    r"|/onnxruntime_src/\S+:\d+ (?:[^(]*\([^)]*\)(?: const)?(?: \[with [^\]]*\])? )?"
 )
 
 
@@ -88,8 +88,8 @@ class OnnxSession:
 
     def __init__(self, native: Any, outputs: Sequence[str]) -> None:
         self._native = native
-        # The Python layer's own checks of names cost a fifth of a small run; the library makes
-        # them again.
+        # The Python layer's own work costs a fifth of a small run. Of its checks the library makes
+        # all but one again: without that a kernel would read an input that is not there.
         self._run: Callable[..., list[Any]] = native._sess.run
         self.inputs: tuple[Tensor, ...] = tuple(_tensor(node) for node in native.get_inputs())
         nodes = [node for node in native.get_outputs() if not outputs or node.name in outputs]
@@ -101,10 +101,16 @@ class OnnxSession:
             for place, node in enumerate(nodes)
             if _kind(node.type) in _CONVERT
         ]
+        self._input_count = len(self.inputs)
         self._has_free_inputs = any(-1 in tensor.shape for tensor in self.inputs)
 
     def run(self, arrays: Arrays) -> dict[str, Array]:
         """Run once; see `Session.run`."""
+        if len(arrays) != self._input_count:
+            wanted = ", ".join(tensor.name for tensor in self.inputs)
+            raise BadInput(
+                f"the model takes the inputs {wanted}; got {', '.join(arrays) or 'none'}"
+            )
         try:
             values = self._run(self._names, arrays, None)
         except MemoryError:
@@ -177,7 +183,8 @@ def _dimension(size: object) -> int:
 
 def _rows(maps: list[dict[Any, float]]) -> Array:
     keys = sorted(maps[0]) if maps else []
-    return np.array([[row[key] for key in keys] for row in maps], np.float32).reshape(-1, len(keys))
+    rows = [[row[key] for key in keys] for row in maps]
+    return np.array(rows, np.float32).reshape(len(maps), len(keys))
 
 
 _CONVERT: dict[str, Callable[[Any], Array]] = {"maps": _rows, "map": lambda one: _rows([one])}
@@ -206,7 +213,8 @@ def _refusal(error: Exception, model: Path) -> AgentError | MemoryError:
         return ModelRejected(
             f"{model.name} is no ONNX model: its bytes are not the Protocol Buffers they must be"
         )
-    return ModelRejected(f"ONNX Runtime refuses {model.name}: {shorten(_NOISE.sub('', text))}")
+    reason = shorten(_NOISE.sub("", text))
+    return ModelRejected(f"ONNX Runtime {onnxruntime.__version__} refuses {model.name}: {reason}")
 
 
 def _closed(*_: object) -> list[Any]:

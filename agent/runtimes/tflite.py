@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import resource
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,14 @@ from agent.errors import BadInput, ModelError, ModelRejected
 from agent.runtimes.api import Array, Arrays, shorten
 
 try:
+    import ai_edge_litert as package
     from ai_edge_litert.interpreter import Interpreter
-
-    PACKAGE = "ai-edge-litert"
 except ImportError:
     # The only one with wheels for 32-bit ARM; the same interface.
+    import tflite_runtime as package
     from tflite_runtime.interpreter import Interpreter
 
-    PACKAGE = "tflite-runtime"
-
+TITLE = {"ai_edge_litert": "LiteRT", "tflite_runtime": "TensorFlow Lite"}[package.__name__]
 DATATYPES: dict[str, Datatype] = {
     "bool": "BOOL",
     "uint8": "UINT8",
@@ -56,7 +54,7 @@ class TfliteRuntime:
     name = "tflite"
 
     def __init__(self) -> None:
-        self.version: str = metadata.version(PACKAGE)
+        self.version: str = package.__version__
 
     def probe(self) -> str | None:
         """Say what this machine lacks: nothing, once the library is imported."""
@@ -188,7 +186,7 @@ def _refusal(error: Exception, model: Path) -> ModelRejected:
             "the model needs TensorFlow's own (Flex) operators, which this runtime does not have",
             hint="convert it with TFLITE_BUILTINS only",
         )
-    return ModelRejected(f"{PACKAGE} refuses {model.name}: {shorten(text)}")
+    return ModelRejected(f"{TITLE} {package.__version__} refuses {model.name}: {shorten(text)}")
 
 
 def _needs_too_much(interpreter: Any, text: str) -> bool:

@@ -45,6 +45,8 @@ BAD_OUTPUT = 16
 _TOPIC_LENGTH = struct.Struct("<H")
 # decode_us, run_us, encode_us, class index (-1: none), bytes of reply topic, bytes of id.
 RESULT_META = struct.Struct("<IIIiHH")
+# Header and meta of the common RESULT, which carries neither reply topic, nor id, nor sequences.
+_PLAIN_RESULT = struct.Struct(HEADER.format + RESULT_META.format.lstrip("<"))
 
 
 class Frame(NamedTuple):
@@ -104,12 +106,18 @@ def encode_result(
     released: Sequence[int] | None = None,
 ) -> bytes:
     """Return a RESULT frame. `released` None means: just the message it answers."""
+    if released is None and not reply_topic and not message_id:
+        size = RESULT_META.size
+        head = _PLAIN_RESULT.pack(
+            size + len(payload), RESULT, flags, size, sequence, *times_us, class_index, 0, 0
+        )
+        return head + payload
+    flags |= 0 if released is None else HAS_RELEASED
+    numbers = struct.pack(f"<{len(released)}Q", *released) if released else b""
     meta = RESULT_META.pack(*times_us, class_index, len(reply_topic), len(message_id))
-    if reply_topic or message_id or released is not None:
-        flags |= 0 if released is None else HAS_RELEASED
-        numbers = struct.pack(f"<{len(released)}Q", *released) if released else b""
-        meta = b"".join((meta, reply_topic, message_id, numbers))
-    return encode_frame(RESULT, flags, sequence, meta, payload)
+    return encode_frame(
+        RESULT, flags, sequence, b"".join((meta, reply_topic, message_id, numbers)), payload
+    )
 
 
 def decode_result(frame: Frame) -> Result:

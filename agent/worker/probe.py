@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -63,7 +62,8 @@ def median_ms(run: Callable[[], object]) -> float:
     except AgentError:
         # Without a self-test the inputs are zeros, which the model may not be able to digest.
         return 0.0
-    return statistics.median(times[WARM_UP_RUNS:] or times) * 1000
+    counted = sorted(times[WARM_UP_RUNS:] or times)
+    return counted[len(counted) // 2] * 1000
 
 
 def peak_memory_bytes() -> int:

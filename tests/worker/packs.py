@@ -28,12 +28,16 @@ def make_pack(
     inputs: Sequence[Tensor],
     outputs: Sequence[Tensor],
     *,
+    public_inputs: Sequence[Tensor] | None = None,
     cases: Sequence[SelfTestCase] = (),
     hidden_state: Any = "none",
     tolerance: Tolerance = TOLERANCE,
     **more: Any,
 ) -> Path:
-    """Write a pack with one variant, called `cpu`, and return its folder."""
+    """Write a pack with one variant, called `cpu`, and return its folder.
+
+    `inputs` and `outputs` are the file's; what a payload holds is `public_inputs` where it differs.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     files = {f"model.{kind}": model}
     files |= {f"case-{n}.json": msgspec.json.encode(case) for n, case in enumerate(cases, 1)}
@@ -48,7 +52,8 @@ def make_pack(
         tolerance=tolerance,
         hidden_state=hidden_state,
     )
-    fields: dict[str, Any] = {"inputs": tuple(inputs), "outputs": tuple(outputs), **more}
+    public = inputs if public_inputs is None else public_inputs
+    fields: dict[str, Any] = {"inputs": tuple(public), "outputs": tuple(outputs), **more}
     manifest = Manifest(
         schema=1,
         name="test",

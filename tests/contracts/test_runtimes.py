@@ -1,0 +1,186 @@
+"""What every runtime promises: one suite, run on each; a new one joins by a line in `RUNTIMES`."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+
+from agent.errors import BadInput, ModelRejected
+from agent.runtimes import registry
+from agent.runtimes.api import Runtime, Session
+from tests.runtimes import models
+
+
+class Kit(NamedTuple):
+    """A runtime with models that it can load."""
+
+    name: str
+    # y = relu(x), of this shape; -1: free.
+    relu: Callable[[tuple[int, ...]], bytes]
+    # a, b → sum, difference, all (1, 4).
+    sum_and_difference: Callable[[], bytes]
+
+
+RUNTIMES = (
+    Kit(
+        "onnx",
+        lambda shape: models.relu_onnx([f"d{n}" if n == -1 else n for n in shape]),
+        models.sum_and_difference_onnx,
+    ),
+    Kit("tflite", models.relu_tflite, models.sum_and_difference_tflite),
+)
+ROW = np.array([[-1.0, 2.0, -3.0, 4.0]], np.float32)
+
+
+@pytest.fixture(params=RUNTIMES, ids=lambda kit: kit.name)
+def kit(request: pytest.FixtureRequest) -> Kit:
+    found: Kit = request.param
+    return found
+
+
+@pytest.fixture
+def runtime(kit: Kit) -> Runtime:
+    return registry.find(kit.name)
+
+
+def load(runtime: Runtime, folder: Path, data: bytes, *outputs: str, threads: int = 1) -> Session:
+    path = folder / "model"
+    path.write_bytes(data)
+    return runtime.load(path, threads=threads, outputs=outputs)
+
+
+def test_it_says_who_it_is_and_that_it_works_here(kit: Kit, runtime: Runtime) -> None:
+    started = time.monotonic()
+    assert runtime.probe() is None
+    assert time.monotonic() - started < 1.0
+    assert runtime.name == kit.name
+    assert runtime.version[0].isdigit()
+
+
+def test_it_says_what_the_file_says(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
+    session = load(runtime, tmp_path, kit.relu((1, 4)))
+    (x,), (y,) = session.inputs, session.outputs
+    assert (x.name, x.datatype, x.shape) == ("x", "FP32", (1, 4))
+    assert (y.name, y.datatype, y.shape) == ("y", "FP32", (1, 4))
+    assert session.provider
+
+
+def test_it_runs_and_leaves_its_input_alone(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
+    session = load(runtime, tmp_path, kit.relu((1, 4)))
+    given = ROW.copy()
+    result = session.run({"x": given})
+    assert list(result) == ["y"]
+    np.testing.assert_array_equal(result["y"], [[0, 2, 0, 4]])
+    np.testing.assert_array_equal(given, ROW)
+
+
+def test_it_takes_read_only_input(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
+    session = load(runtime, tmp_path, kit.relu((1, 4)))
+    given = np.frombuffer(ROW.tobytes(), np.float32).reshape(1, 4)
+    np.testing.assert_array_equal(session.run({"x": given})["y"], [[0, 2, 0, 4]])
+
+
+def test_an_output_outlives_the_next_run(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
+    session = load(runtime, tmp_path, kit.relu((1, 4)))
+    first = session.run({"x": ROW})["y"]
+    kept = first.copy()
+    second = session.run({"x": ROW + 10})["y"]
+    np.testing.assert_array_equal(first, kept)
+    first[:] = 99
+    np.testing.assert_array_equal(second, [[9, 12, 7, 14]])
+    np.testing.assert_array_equal(session.run({"x": ROW})["y"], kept)
+
+
+def test_each_run_chooses_its_free_dimensions(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
+    session = load(runtime, tmp_path, kit.relu((-1, 4)))
+    assert session.inputs[0].shape == (-1, 4)
+    for rows in (3, 1, 32, 3):
+        result = session.run({"x": np.full((rows, 4), -1, np.float32)})["y"]
+        assert result.shape == (rows, 4)
+
+
+def test_several_inputs_and_outputs_go_by_name(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
+    session = load(runtime, tmp_path, kit.sum_and_difference())
+    result = session.run({"b": ROW, "a": ROW * 3})
+    np.testing.assert_array_equal(result["sum"], ROW * 4)
+    np.testing.assert_array_equal(result["difference"], ROW * 2)
+
+
+def test_it_gives_only_the_outputs_asked_for(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
+    session = load(runtime, tmp_path, kit.sum_and_difference(), "difference")
+    assert [tensor.name for tensor in session.outputs] == ["difference"]
+    assert list(session.run({"a": ROW, "b": ROW})) == ["difference"]
+
+
+def test_two_threads_give_the_same_answer(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
+    session = load(runtime, tmp_path, kit.relu((1, 4)), threads=2)
+    np.testing.assert_array_equal(session.run({"x": ROW})["y"], [[0, 2, 0, 4]])
+    session.close()
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {},
+        {"z": ROW},
+        {"x": ROW.astype(np.float64)},
+        {"x": ROW.astype(np.int32)},
+        {"x": ROW[:, :3].copy()},
+        {"x": ROW.reshape(4)},
+        {"x": np.repeat(ROW, 2, axis=0)},
+    ],
+    ids=["none", "other name", "float64", "int32", "too short", "lower rank", "two rows"],
+)
+def test_what_does_not_fit_is_bad_input_and_the_next_run_works(
+    kit: Kit, runtime: Runtime, tmp_path: Path, arrays: dict[str, np.ndarray]
+) -> None:
+    session = load(runtime, tmp_path, kit.relu((1, 4)))
+    with pytest.raises(BadInput):
+        session.run(arrays)
+    np.testing.assert_array_equal(session.run({"x": ROW})["y"], [[0, 2, 0, 4]])
+
+
+def test_a_shape_that_fails_does_not_spoil_the_next(
+    kit: Kit, runtime: Runtime, tmp_path: Path
+) -> None:
+    session = load(runtime, tmp_path, kit.relu((-1, 4)))
+    session.run({"x": ROW})
+    for shape in ((2, 5), (4,), (1, 1, 4)):
+        with pytest.raises(BadInput):
+            session.run({"x": np.zeros(shape, np.float32)})
+    np.testing.assert_array_equal(session.run({"x": ROW})["y"], [[0, 2, 0, 4]])
+
+
+@pytest.mark.parametrize("data", [b"no model at all", b"\0" * 64, b"{}"])
+def test_what_is_no_model_is_rejected_in_one_sentence(
+    runtime: Runtime, tmp_path: Path, data: bytes
+) -> None:
+    with pytest.raises(ModelRejected) as caught:
+        load(runtime, tmp_path, data)
+    assert len(caught.value.message) < 600
+    assert "\n" not in caught.value.message
+
+
+def test_a_missing_file_is_rejected(runtime: Runtime, tmp_path: Path) -> None:
+    with pytest.raises(ModelRejected):
+        runtime.load(tmp_path / "absent", threads=1)
+
+
+def test_a_reset_changes_nothing_for_a_model_without_state(
+    kit: Kit, runtime: Runtime, tmp_path: Path
+) -> None:
+    session = load(runtime, tmp_path, kit.relu((-1, 4)))
+    session.run({"x": np.repeat(ROW, 2, axis=0)})
+    session.reset()
+    np.testing.assert_array_equal(session.run({"x": ROW})["y"], [[0, 2, 0, 4]])
+
+
+def test_it_may_be_closed_twice(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
+    session = load(runtime, tmp_path, kit.relu((1, 4)))
+    session.close()
+    session.close()

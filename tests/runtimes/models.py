@@ -1,0 +1,87 @@
+"""Models of a few hundred bytes for the tests of runtimes and workers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+from onnx import TensorProto, helper
+
+from tests.formats.building import (
+    onnx_model,
+    operator_code,
+    quantised,
+    tflite_bytes,
+    tflite_model,
+    tflite_tensor,
+)
+
+
+def onnx_bytes(
+    nodes: Sequence[Any],
+    inputs: Mapping[str, tuple[int, Sequence[Any]]],
+    outputs: Mapping[str, tuple[int, Sequence[Any]]],
+    **more: Any,
+) -> bytes:
+    """An ONNX model; inputs and outputs are name → (TensorProto type, shape)."""
+    infos = [
+        [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in side.items()]
+        for side in (inputs, outputs)
+    ]
+    data: bytes = onnx_model(nodes, inputs=infos[0], outputs=infos[1], **more).SerializeToString()
+    return data
+
+
+def relu_onnx(shape: Sequence[Any] = (1, 4)) -> bytes:
+    """y = relu(x)."""
+    float_of = (TensorProto.FLOAT, shape)
+    return onnx_bytes([helper.make_node("Relu", ["x"], ["y"])], {"x": float_of}, {"y": float_of})
+
+
+def relu_tflite(shape: Sequence[int] = (1, 4)) -> bytes:
+    """y = relu(x)."""
+    signature = {"shapeSignature": list(shape)} if -1 in shape else {}
+    allocated = [1 if size == -1 else size for size in shape]
+    tensors = [tflite_tensor(name, allocated, **signature) for name in ("x", "y")]
+    return tflite_bytes(tflite_model(tensors))
+
+
+def sum_and_difference_onnx() -> bytes:
+    """sum = a + b, difference = a - b."""
+    float_of = (TensorProto.FLOAT, (1, 4))
+    nodes = [
+        helper.make_node("Add", ["a", "b"], ["sum"]),
+        helper.make_node("Sub", ["a", "b"], ["difference"]),
+    ]
+    names = {"a": float_of, "b": float_of}
+    return onnx_bytes(nodes, names, {"sum": float_of, "difference": float_of})
+
+
+def sum_and_difference_tflite() -> bytes:
+    """sum = a + b, difference = a - b."""
+    tensors = [tflite_tensor(name) for name in ("a", "b", "sum", "difference")]
+    codes = (schema.BuiltinOperator.ADD, schema.BuiltinOperator.SUB)
+    model = tflite_model(tensors, [operator_code(code) for code in codes])
+    options = (
+        (schema.BuiltinOptions.AddOptions, schema.AddOptionsT()),
+        (schema.BuiltinOptions.SubOptions, schema.SubOptionsT()),
+    )
+    for place, operator in enumerate(model.subgraphs[0].operators):
+        operator.inputs, operator.outputs = [0, 1], [2 + place]
+        operator.builtinOptionsType, operator.builtinOptions = options[place]
+    model.subgraphs[0].inputs, model.subgraphs[0].outputs = [0, 1], [2, 3]
+    return tflite_bytes(model)
+
+
+def custom_operator_tflite(name: str) -> bytes:
+    """A model whose only operator is one that its runtime does not have."""
+    code = operator_code(schema.BuiltinOperator.CUSTOM, custom=name)
+    return tflite_bytes(tflite_model(codes=[code]))
+
+
+def quantised_tflite() -> bytes:
+    """y = relu(x) on int8 with scale 0.5 and zero point 3."""
+    fields = {"type": schema.TensorType.INT8, "quantization": quantised([0.5], [3])}
+    tensors = [tflite_tensor(name, **fields) for name in ("x", "y")]
+    return tflite_bytes(tflite_model(tensors))

@@ -1,0 +1,83 @@
+"""What is particular to LiteRT."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from agent.errors import ModelRejected
+from agent.runtimes.tflite import TfliteRuntime, TfliteSession
+from tests.runtimes import models
+
+
+@pytest.fixture(scope="module")
+def runtime() -> TfliteRuntime:
+    return TfliteRuntime()
+
+
+def load(runtime: TfliteRuntime, folder: Path, data: bytes) -> TfliteSession:
+    path = folder / "model.tflite"
+    path.write_bytes(data)
+    return runtime.load(path, threads=1)
+
+
+def test_quantisation_is_told_and_values_pass_as_stored(
+    runtime: TfliteRuntime, tmp_path: Path
+) -> None:
+    session = load(runtime, tmp_path, models.quantised_tflite())
+    (x,), (y,) = session.inputs, session.outputs
+    assert (x.datatype, x.scale, x.zero_point) == ("INT8", 0.5, 3)
+    assert (y.datatype, y.scale, y.zero_point) == ("INT8", 0.5, 3)
+    result = session.run({"x": np.array([[3, 5, 1, -128]], np.int8)})["y"]
+    assert result.tolist() == [[3, 5, 3, 3]]
+
+
+def test_a_model_compiled_for_the_edge_tpu_says_so(runtime: TfliteRuntime, tmp_path: Path) -> None:
+    with pytest.raises(ModelRejected, match="the variant needs an Edge TPU"):
+        load(runtime, tmp_path, models.custom_operator_tflite("edgetpu-custom-op"))
+
+
+def test_an_unknown_custom_operator_is_named(runtime: TfliteRuntime, tmp_path: Path) -> None:
+    with pytest.raises(ModelRejected, match=r"the custom operator Frobnicate$"):
+        load(runtime, tmp_path, models.custom_operator_tflite("Frobnicate"))
+
+
+def test_operators_of_tensorflow_itself_are_named(runtime: TfliteRuntime, tmp_path: Path) -> None:
+    with pytest.raises(ModelRejected, match="TensorFlow's own"):
+        load(runtime, tmp_path, models.custom_operator_tflite("FlexErf"))
+
+
+def test_a_reset_clears_recurrent_state(runtime: TfliteRuntime, shared_models: Path) -> None:
+    session = runtime.load(shared_models / "mnist_lstm" / "mnist_lstm_fp32.tflite", threads=1)
+    digit = np.random.default_rng(7).random((1, 28, 28), np.float32)
+    (name,), (output,) = session.inputs, session.outputs
+    first = session.run({name.name: digit})[output.name]
+    carried = session.run({name.name: digit})[output.name]
+    session.reset()
+    again = session.run({name.name: digit})[output.name]
+    assert not np.array_equal(first, carried)
+    np.testing.assert_array_equal(first, again)
+
+
+def test_a_reset_clears_resource_variables(runtime: TfliteRuntime, shared_models: Path) -> None:
+    folder = shared_models / "hey_jarvis_wakeword"
+    session = runtime.load(folder / "hey_jarvis.tflite", threads=1)
+    frames = np.load(folder / "hey_jarvis_frames_int8.npy").reshape(-1, 40)
+    # Until the wake word has been heard; the model then holds it in its state.
+    heard = frames[:150].reshape(-1, 1, 3, 40)
+    (name,), (output,) = session.inputs, session.outputs
+
+    def stream(count: int) -> list[int]:
+        return [int(session.run({name.name: x})[output.name][0, 0]) for x in heard[:count]]
+
+    first = stream(50)
+    assert first[-1] > 200
+    assert stream(3) != first[:3]
+    session.reset()
+    assert stream(50) == first
+
+
+def test_the_delegate_that_computes_is_named(runtime: TfliteRuntime, tmp_path: Path) -> None:
+    assert load(runtime, tmp_path, models.relu_tflite()).provider in ("XNNPACK", "CPU")
