@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -119,7 +119,8 @@ class Trials:
         except SelfTestFailed as error:
             raise SelfTestFailed(
                 f"variant {name}: {error.message}",
-                hint="where the difference is meant, state a tolerance for it in model.toml",
+                hint="where the difference is meant, state a tolerance for it in model.toml; "
+                "random numbers are a hard test, --samples FILE gives real ones",
             ) from None
 
 
@@ -198,7 +199,13 @@ class _Runner:
 
     def author_cases(self, files: Sequence[Path]) -> list[Case]:
         samples = read_samples(files, self._reading)
-        return [self._case(f"sample/{index}", sample) for index, sample in enumerate(samples)]
+        return [self._author_case(number, sample) for number, sample in enumerate(samples, 1)]
+
+    def _author_case(self, number: int, sample: Sample) -> Case:
+        try:
+            return self._case(f"sample/{number}", sample)
+        except BadInput as error:
+            raise BadInput(f"sample {number}: {error.message}", hint=error.hint) from None
 
     def random_cases(self, dim_names: Mapping[str, Sequence[str]]) -> list[Case]:
         inputs = random_samples.with_batch_of_one(self._reading.inputs, dim_names)
@@ -344,8 +351,10 @@ def random_of(
     count = random_samples.case_count(reading.inputs, each)
     inputs = payloads.drawable(reading.codec, reading.inputs)
     drawn = random_samples.draw(inputs, _stored(manifest, variant), free, count * each)
-    timed = _timed(drawn, window, each) if window else drawn
-    made = [reading.payload(arrays) for arrays in timed]
+    made = [
+        reading.payload(*_timed(arrays, window, index % each, each))
+        for index, arrays in enumerate(drawn)
+    ]
     return tuple(Sample(tuple(made[i * each : (i + 1) * each])) for i in range(count))
 
 
@@ -369,11 +378,18 @@ def _payloads_of(window: Window) -> int:
     )
 
 
-def _timed(drawn: Iterator[Arrays], window: Window, each: int) -> Iterator[Arrays]:
-    """Give readings whose times complete a window by time with the last one."""
-    for index, arrays in enumerate(drawn):
-        field = arrays.get(window.time_field)
-        if field is not None:
-            time_ms = (window.span_ms or each) * (index % each) / (each - 1 or 1)
-            arrays[window.time_field] = np.full_like(field, time_ms)
-        yield arrays
+def _timed(
+    arrays: Arrays, window: Window | None, index: int, each: int
+) -> tuple[Arrays, dict[str, float]]:
+    """Give a reading its time, so that the last of a window by time completes it.
+
+    Returns:
+        Its arrays, and the time where it is none of them.
+    """
+    if window is None or not window.time_field:
+        return arrays, {}
+    time_ms = (window.span_ms or each) * index / (each - 1 or 1)
+    field = arrays.get(window.time_field)
+    if field is None:
+        return arrays, {window.time_field: time_ms}
+    return {**arrays, window.time_field: np.full_like(field, time_ms)}, {}

@@ -25,7 +25,7 @@ from agent.documents.manifest import (
     Tensor,
     Variant,
 )
-from agent.errors import BadOutput, ModelRejected, UsageError
+from agent.errors import BadOutput, ModelRejected, PackError, SelfTestFailed, UsageError
 from agent.formats.description import ModelDescription
 from agent.formats.labels import parse_labels
 
@@ -157,7 +157,12 @@ class _Work:
         manifest = check(
             msgspec.structs.replace(manifest, selftest=names, files=self._folder.files())
         )
-        tried = trials.qualify(manifest)
+        try:
+            tried = trials.qualify(manifest)
+        except SelfTestFailed as error:
+            raise SelfTestFailed(
+                error.message, hint="; ".join((error.hint, *self._notes))
+            ) from None
         return Packed("", self._folder.path, manifest, tried, tuple(self._notes))
 
     def _take_models(self, model: Path) -> list[ModelFile]:
@@ -226,10 +231,13 @@ class _Work:
             guess = _with_rank(manifest, unranked, rank) if unranked else manifest
             try:
                 return guess, golden.make_cases(trials, guess, self._samples, dim_names)
-            except BadOutput:
-                if rank == guesses[-1]:
+            except (BadOutput, PackError):
+                if not unranked:
                     raise
-        raise AssertionError("the loop returns or raises")
+        raise ModelRejected(
+            f"the file does not say how many dimensions output {min(unranked)!r} has",
+            hint="state its shape under [[outputs]] in model.toml",
+        )
 
 
 def check(manifest: Manifest) -> Manifest:

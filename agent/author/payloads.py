@@ -8,6 +8,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -19,29 +20,45 @@ from agent.pipeline.codecs.v2_binary import LENGTH
 from agent.pipeline.selftest import to_bytes
 from agent.pipeline.tensors import DTYPES, Array, fp32_to_bf16
 
-# Arguments: one array per public input, the inputs, the codec's options.
-Write = Callable[[Mapping[str, Array], Sequence[Tensor], Mapping[str, Any]], bytes]
 
-
-def write(codec: Mapping[str, Any], arrays: Mapping[str, Array], inputs: Sequence[Tensor]) -> bytes:
-    """Return one payload.
+@dataclass(frozen=True)
+class Values:
+    """What one payload shall hold.
 
     Args:
         codec: `pipeline.decode` as a manifest has it.
-        arrays: One array per public input, free dimensions filled.
         inputs: The public inputs.
+        arrays: One array for each, free dimensions filled.
+        others: Fields that are no inputs: a reading's own time.
+    """
+
+    codec: Mapping[str, Any]
+    inputs: Sequence[Tensor]
+    arrays: Mapping[str, Array]
+    others: Mapping[str, float] = field(default_factory=dict)
+
+    def in_order(self) -> list[tuple[Tensor, Array]]:
+        """Return each input with its array."""
+        return [(tensor, self.arrays[tensor.name]) for tensor in self.inputs]
+
+
+Write = Callable[[Values], bytes]
+
+
+def write(values: Values) -> bytes:
+    """Return one payload.
 
     Raises:
         UsageError: Payloads of this codec cannot be made from numbers here.
     """
-    name = codec["codec"]
+    name = values.codec["codec"]
     writer = WRITERS.get(name)
     if writer is None:
         raise UsageError(
             f"payloads of codec {name} cannot be made up here",
             hint="give real ones: --samples FILE for each",
         )
-    return writer(arrays, inputs, codec)
+    return writer(values)
 
 
 def drawable(codec: Mapping[str, Any], inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
@@ -78,45 +95,39 @@ def as_json_values(array: Array) -> list[Any]:
     return [value if good else None for value, good in zip(values, finite, strict=True)]
 
 
-def v2_json(
-    arrays: Mapping[str, Array], inputs: Sequence[Tensor], _options: Mapping[str, Any]
-) -> bytes:
+def v2_json(values: Values) -> bytes:
     """Return a V2 request in JSON."""
     described = [
         {
             "name": tensor.name,
-            "shape": arrays[tensor.name].shape,
+            "shape": array.shape,
             "datatype": tensor.datatype,
-            "data": as_json_values(arrays[tensor.name]),
+            "data": as_json_values(array),
         }
-        for tensor in inputs
+        for tensor, array in values.in_order()
     ]
     return msgspec.json.encode({"inputs": described})
 
 
-def v2_binary(
-    arrays: Mapping[str, Array], inputs: Sequence[Tensor], _options: Mapping[str, Any]
-) -> bytes:
+def v2_binary(values: Values) -> bytes:
     """Return a V2 request with binary tensors."""
-    blobs = [_stored_bytes(arrays[tensor.name], tensor) for tensor in inputs]
+    blobs = [_stored_bytes(array, tensor) for tensor, array in values.in_order()]
     described = [
         {
             "name": tensor.name,
-            "shape": arrays[tensor.name].shape,
+            "shape": array.shape,
             "datatype": tensor.datatype,
             "parameters": {"binary_data_size": len(blob)},
         }
-        for tensor, blob in zip(inputs, blobs, strict=True)
+        for (tensor, array), blob in zip(values.in_order(), blobs, strict=True)
     ]
     text = msgspec.json.encode({"inputs": described})
     return b"".join((LENGTH.pack(len(text)), text, *blobs))
 
 
-def raw(
-    arrays: Mapping[str, Array], inputs: Sequence[Tensor], _options: Mapping[str, Any]
-) -> bytes:
+def raw(values: Values) -> bytes:
     """Return the bytes of the tensors one after the other."""
-    return b"".join([_stored_bytes(arrays[tensor.name], tensor) for tensor in inputs])
+    return b"".join([_stored_bytes(array, tensor) for tensor, array in values.in_order()])
 
 
 def _stored_bytes(array: Array, tensor: Tensor) -> bytes:
@@ -125,38 +136,40 @@ def _stored_bytes(array: Array, tensor: Tensor) -> bytes:
     return to_bytes(array.astype(DTYPES[tensor.datatype]))
 
 
-def features(
-    arrays: Mapping[str, Array], inputs: Sequence[Tensor], _options: Mapping[str, Any]
-) -> bytes:
-    """Return one JSON array of features."""
-    rows = [as_json_values(arrays[tensor.name]) for tensor in inputs]
-    return msgspec.json.encode([value for row in rows for value in row])
+def features(values: Values) -> bytes:
+    """Return one JSON array of features; an object where there are other fields."""
+    cells = _cells(values)
+    if not values.others:
+        return msgspec.json.encode(cells)
+    names = values.codec.get("fields") or [tensor.name for tensor in values.inputs]
+    return msgspec.json.encode({**dict(zip(names, cells, strict=False)), **values.others})
 
 
-def csv(arrays: Mapping[str, Array], inputs: Sequence[Tensor], options: Mapping[str, Any]) -> bytes:
-    """Return one line; columns that are no feature hold 0."""
-    cells = [cell for t in inputs for cell in map(_cell, as_json_values(arrays[t.name]))]
-    columns: Sequence[str] = options.get("columns", ())
-    names = options.get("fields") or columns
-    if columns and len(inputs) > 1:
-        names = [tensor.name for tensor in inputs]
+def csv(values: Values) -> bytes:
+    """Return one line; columns that nothing is known of hold 0."""
+    cells, columns = _cells(values), values.codec.get("columns", ())
     if columns:
-        by_name = dict(zip(names, cells, strict=False))
-        cells = [by_name.get(column, "0") for column in columns]
-    return str(options.get("delimiter", ",")).join(cells).encode()
+        names = values.codec.get("fields") or columns
+        if len(values.inputs) > 1:
+            names = [tensor.name for tensor in values.inputs]
+        by_name = {**dict(zip(names, cells, strict=False)), **values.others}
+        cells = [by_name.get(column, 0) for column in columns]
+    return str(values.codec.get("delimiter", ",")).join(map(_csv_cell, cells)).encode()
 
 
-def _cell(value: object) -> str:
+def _cells(values: Values) -> list[Any]:
+    return [cell for _, array in values.in_order() for cell in as_json_values(array)]
+
+
+def _csv_cell(value: object) -> str:
     if isinstance(value, bool):
         return str(int(value))
     return "" if value is None else str(value)
 
 
-def image(
-    arrays: Mapping[str, Array], inputs: Sequence[Tensor], options: Mapping[str, Any]
-) -> bytes:
+def image(values: Values) -> bytes:
     """Return a PNG (ISO/IEC 15948) of 8 bits a channel."""
-    array = arrays[inputs[0].name]
+    array, options = values.arrays[values.inputs[0].name], values.codec
     channels = 1 if options.get("mode", "RGB") == "L" else 3
     pixels = np.clip(np.rint(array), 0, 255).astype(np.uint8)
     height, width = pixels.shape[-3:-1] if pixels.ndim > 2 else pixels.shape
@@ -182,9 +195,9 @@ _PCM: dict[str, tuple[str, float, int]] = {
 }
 
 
-def pcm(arrays: Mapping[str, Array], inputs: Sequence[Tensor], options: Mapping[str, Any]) -> bytes:
+def pcm(values: Values) -> bytes:
     """Return bare samples; each channel of several that are mixed to one holds the same."""
-    array = arrays[inputs[0].name]
+    array, options = values.arrays[values.inputs[0].name], values.codec
     encoding = options.get("encoding", "s16le")
     if options.get("mix", True) and options.get("channels", 1) > 1:
         array = np.repeat(array.ravel(), options["channels"])

@@ -47,9 +47,9 @@ class Reading:
     # Rows follow each other at one source.
     together: bool
 
-    def payload(self, arrays: Arrays) -> bytes:
-        """Return the payload that holds these arrays."""
-        return payloads.write(self.codec, arrays, self.inputs)
+    def payload(self, arrays: Arrays, others: Mapping[str, float] | None = None) -> bytes:
+        """Return the payload that holds these arrays, and perhaps fields that are no inputs."""
+        return payloads.write(payloads.Values(self.codec, self.inputs, arrays, others or {}))
 
 
 def read_samples(files: Sequence[Path], reading: Reading) -> tuple[Sample, ...]:
