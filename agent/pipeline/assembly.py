@@ -176,7 +176,7 @@ def compile_decoder(
         DocumentError: There is no such codec, or it cannot carry these inputs.
     """
     pipeline, path = manifest.pipeline, "manifest.pipeline.decode"
-    raw = pipeline.decode or {"codec": codecs.DEFAULT}
+    raw = {"codec": codecs.DEFAULT} if pipeline.decode is None else pipeline.decode
     codec: Codec = look_up(raw, "codec", codecs.CODECS, "edgeward.codecs", path=path)
     if codec.decoder is None:
         raise DocumentError(f"{path}.codec", "a codec that reads", repr(raw["codec"]))
@@ -218,7 +218,8 @@ def compile_encoder(
         DocumentError: There is no such codec, or it cannot carry these outputs.
     """
     path = "manifest.pipeline.encode"
-    raw = manifest.pipeline.encode or {"codec": codecs.DEFAULT}
+    encode = manifest.pipeline.encode
+    raw = {"codec": codecs.DEFAULT} if encode is None else encode
     codec: Codec = look_up(raw, "codec", codecs.CODECS, "edgeward.codecs", path=path)
     if codec.encoder is None:
         raise DocumentError(f"{path}.codec", "a codec that writes", repr(raw["codec"]))
