@@ -358,15 +358,21 @@ class FailingFiles(QuickFiles):
         self._at = at
         self._code = code
         self._done = done
+        self._next_kind: Kind | None = None
 
     def recover(self) -> None:
         """Let all further calls succeed."""
-        self._at = 0
+        self._at, self._next_kind = 0, None
+
+    def fail_next(self, kind: Kind, code: int) -> None:
+        """Let the next call of this kind fail, once."""
+        self._next_kind, self._code = kind, code
 
     def perform(self, operation: Operation) -> int:
         self.count += 1
-        if self.count != self._at:
+        if self.count != self._at and operation.kind != self._next_kind:
             return super().perform(operation)
+        self._next_kind = None
         if self._code == 0:
             if operation.kind != "write":
                 return super().perform(operation)
