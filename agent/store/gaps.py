@@ -166,4 +166,4 @@ def _rfc3339(ts_ms: int | None) -> str | None:
         moment = _EPOCH + timedelta(milliseconds=ts_ms)
     except OverflowError:
         return None
-    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return moment.isoformat(timespec="milliseconds").removesuffix("+00:00") + "Z"
