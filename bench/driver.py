@@ -55,9 +55,7 @@ class Driver:
         """Begin to send on a schedule, until something is answered."""
         return self._start("first", per_s, count, 1000)
 
-    def start_rate(
-        self, per_s: float, count: int, drain_ms: int = 5000
-    ) -> subprocess.Popen[bytes]:
+    def start_rate(self, per_s: float, count: int, drain_ms: int = 5000) -> subprocess.Popen[bytes]:
         """Begin to send on a schedule; `finish` waits for the end."""
         return self._start("rate", per_s, count, drain_ms)
 

@@ -46,6 +46,7 @@ static long epoch, count, drain_ms;
 static double started;
 static double *sent_at, *arrived_at;   /* seconds since `started`; arrived_at < 0: not yet */
 static char *version;
+static int subscribed;
 static long sent, answered, oldest, highest = -1;
 static long duplicates, split, stray, wrong, disordered;
 static uint8_t *in, *out;
@@ -198,10 +199,9 @@ static void publish_received(int flags, uint8_t *body, size_t size, double now) 
     body[size] = kept;
 }
 
-/* Takes the whole packets out of `in`; returns the type of the last one. */
-static int parse(double now) {
+/* Takes the whole packets out of `in`. */
+static void parse(double now) {
     size_t at = 0;
-    int type = 0;
     while (in_used - at >= 2) {
         size_t length = 0, n = 1;
         int shift = 0;
@@ -214,18 +214,18 @@ static int parse(double now) {
             }
         }
         if (shift >= 0 || at + n + length > in_used) break;
-        type = in[at] >> 4;
+        int type = in[at] >> 4;
         if (type == PUBLISH) publish_received(in[at] & 15, in + at + n, length, now);
+        if (type == SUBACK) subscribed = 1;
         if (type == CONNACK && in[at + n + 1]) die("the broker refused the connection");
         at += n + length;
     }
     memmove(in, in + at, in_used - at);
     in_used -= at;
-    return type;
 }
 
-/* Waits until `until` for something to read; returns the type of the last packet, 0 for none. */
-static int receive(double until) {
+/* Waits until `until` for something to read, and takes it. */
+static void receive(double until) {
     double left = until - clock_s();
     struct timespec wait = {0, 0};
     struct pollfd poll_in = {fd, POLLIN, 0};
@@ -233,13 +233,13 @@ static int receive(double until) {
         wait.tv_sec = (time_t)left;
         wait.tv_nsec = (long)((left - wait.tv_sec) * 1e9);
     }
-    if (ppoll(&poll_in, 1, &wait, NULL) <= 0) return 0;
+    if (ppoll(&poll_in, 1, &wait, NULL) <= 0) return;
     ssize_t n = recv(fd, in + in_used, IN_BYTES - in_used, 0);
     if (n <= 0) die("the broker closed the connection");
     int on = 1;
     setsockopt(fd, IPPROTO_TCP, TCP_QUICKACK, &on, sizeof on);
     in_used += n;
-    return parse(clock_s() - started);
+    parse(clock_s() - started);
 }
 
 /* -- runs ------------------------------------------------------------------------------------ */
@@ -253,8 +253,9 @@ static void run_window(long in_flight) {
         long before = answered;
         receive(quiet_since + drain_ms / 1e3);
         if (answered > before) quiet_since = clock_s();
-        else if (clock_s() - quiet_since > drain_ms / 1e3) return;
+        else if (clock_s() - quiet_since > drain_ms / 1e3) break;
     }
+    flush();
 }
 
 static void run_schedule(double per_s, int first_only) {
@@ -313,7 +314,7 @@ static void connect_to(int port, const char *answers) {
     put(answers, length);
     put(&granted, 1);
     flush();
-    for (double until = clock_s() + 5; receive(until) != SUBACK;)
+    for (double until = clock_s() + 5; !subscribed; receive(until))
         if (clock_s() > until) die("the broker did not answer");
 }
 
@@ -326,10 +327,14 @@ static void print_series(const char *name, const double *values, const double *m
     printf("]");
 }
 
-static void report(double wall_s, int with_times) {
+static double cpu(void) {
     struct rusage used;
     getrusage(RUSAGE_SELF, &used);
-    double cpu_s = used.ru_utime.tv_sec + used.ru_stime.tv_sec + (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
+    return used.ru_utime.tv_sec + used.ru_stime.tv_sec +
+           (used.ru_utime.tv_usec + used.ru_stime.tv_usec) / 1e6;
+}
+
+static void report(double wall_s, double cpu_s, int with_times) {
     printf("{\"sent\":%ld,\"answered\":%ld,\"duplicates\":%ld,\"split\":%ld,\"stray\":%ld,\"wrong\":%ld,"
            "\"disordered\":%ld,\"started_s\":%.6f,\"wall_s\":%.6f,\"cpu_s\":%.6f",
            sent, answered, duplicates, split, stray, wrong, disordered, started, wall_s, cpu_s);
@@ -358,9 +363,10 @@ int main(int argc, char **argv) {
     for (long i = 0; i < count; i++) arrived_at[i] = -1, version[i] = '-';
     read_messages(argv[5]);
     connect_to(atoi(argv[1]), argv[4]);
+    double cpu_before = cpu();
     started = clock_s();
     if (!strcmp(mode, "window")) run_window(atol(argv[7]));
     else run_schedule(atof(argv[7]), !strcmp(mode, "first"));
-    report(clock_s() - started, strcmp(mode, "window"));
+    report(clock_s() - started, cpu() - cpu_before, strcmp(mode, "window"));
     return 0;
 }

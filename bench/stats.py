@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -123,7 +124,7 @@ def longest_silence_ms(report: LoadReport, since_s: float, until_s: float) -> fl
     times = [at for at, _ in report.arrivals]
     gaps = [
         later - earlier
-        for earlier, later in zip(times, times[1:], strict=False)
+        for earlier, later in itertools.pairwise(times)
         if later > since_s and earlier < until_s
     ]
     return max(gaps, default=math.nan) * 1e3

@@ -159,7 +159,7 @@ class Agent:
             pack=packs[name],
             input=Input(INPUT_FILTER, qos=1 if self._job.qos else 0),
             output=Output(OUTPUT_TOPIC, qos=1 if self._job.qos else 0),
-            source=f"file:{self._job.prepared / 'packs' / name}",
+            source=f"file://{self._job.prepared / 'packs' / name}",
             rollout=Rollout(probation_s=0),
         )
         document = Deployment(schema=1, deployment=name, slots={SLOT: slot})
@@ -211,28 +211,39 @@ class Agents:
         return Agent(job, job.folder / "state")
 
     def bring_pack(self, job: Job) -> None:
-        """Deploy a pack to an agent of its own and keep the state folder it leaves."""
+        """Deploy a pack to an agent of its own and keep the state folder that it leaves."""
         state = self._folder / f"{job.model}-qos{job.qos}"
         if state.is_dir():
             return
         agent = Agent(job, state)
         try:
-            agent.wait_until("connected", lambda status: bool(status))
-            agent.deploy("1")
-            agent.wait_until("active", _is_active)
+            agent.wait_until("there", bool)
+            _deploy(job)
         finally:
             agent.stop()
 
     def start_idle(self, job: Job) -> Agent:
         """An agent that serves nothing."""
         agent = Agent(job, job.folder / "state")
-        agent.wait_until("connected", lambda status: bool(status))
+        agent.wait_until("there", bool)
         return agent
 
 
-def _is_active(status: dict[str, Any]) -> bool:
-    slot: dict[str, Any] = status.get("slots", {}).get(SLOT, {})
-    return slot.get("state") == "active"
+def _deploy(job: Job) -> None:
+    """Give version 1 to the agent, over the broker, as a person does.
+
+    Raises:
+        SystemFailed: The device did not take it; says what it said.
+    """
+    command = [
+        *(sys.executable, "-m", "agent", "deploy", str(job.prepared / "packs" / f"{job.model}-1")),
+        *("--slot", SLOT, "--device", DEVICE, "--broker", f"mqtt://127.0.0.1:{job.port}"),
+        *("--input-topic", INPUT_FILTER, "--output-topic", OUTPUT_TOPIC),
+        *("--qos", str(job.qos), "--probation", "0", "--timeout", str(WITHIN_S)),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=REPOSITORY, check=False)
+    if done.returncode != 0:
+        raise SystemFailed(f"{job.model} could not be deployed: {done.stdout}{done.stderr}")
 
 
 # -- processes ------------------------------------------------------------------------------------

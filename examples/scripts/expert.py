@@ -40,8 +40,9 @@ class Model:
         self.dtype, self.shape = DTYPES[source.type], source.shape
         self.source, self.targets, self.run = source.name, [target.name], session.run
         name, _, version = file.stem.rpartition("-")
-        self.head = b'"model_name":%b,"model_version":%b,"outputs":[{"name":%b,"datatype":"FP32",' % (
-            *map(orjson.dumps, (name, version, target.name)),
+        self.head = (
+            b'"model_name":%b,"model_version":%b,"outputs":[{"name":%b,"datatype":"FP32",'
+            % (*map(orjson.dumps, (name, version, target.name)),)
         )
         self.scores(np.zeros(self.shape, self.dtype))
 
