@@ -20,6 +20,7 @@ from agent.daemon.fetch_blocks import (
     Subscribe,
     Unsubscribe,
 )
+from agent.daemon.fetch_child import ChildSource
 from agent.daemon.fetch_source import Placed, Source, Wanted, in_thread
 from agent.documents import codec
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest
@@ -86,9 +87,16 @@ class Fetcher:
             now=now,
             silence_s=silence_s,
         )
+
+        def child(pack: str, source: str) -> Source:
+            return ChildSource(pack, source, settings)
+
         self._sources: Mapping[str, Callable[[str, str], Source]] = {
             "": lambda pack, source: Placed(pack),
             "mqtt": lambda pack, source: BlockSource(pack, store, self._exchange),
+            "http": child,
+            "https": child,
+            "file": child,
         }
         self._running: dict[tuple[str, str], _Fetch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
@@ -163,9 +171,9 @@ class Fetcher:
         return running
 
     async def _fetch(self, pack: str, source: str, running: _Fetch) -> None:
-        opened = self._open(pack, source)
-        try:
-            async with self._lock(pack):
+        async with self._lock(pack):
+            opened = self._open(pack, source)
+            try:
                 manifest, fresh = await self._manifest(pack, opened)
                 running.files = files_of(pack, manifest)
                 await self._files(pack, opened, running, reserve=fresh)
@@ -176,8 +184,8 @@ class Fetcher:
                     log.warning("pack %s: %s; fetching it again", pack, error)
                     await self._files(pack, opened, running, reserve=False)
                     await in_thread(self._store.install, pack, manifest, running.files)
-        finally:
-            await opened.close()
+            finally:
+                await opened.close()
 
     def _open(self, pack: str, source: str) -> Source:
         scheme = source.partition(":")[0].lower()

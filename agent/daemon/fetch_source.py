@@ -82,16 +82,19 @@ async def in_thread(call: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> 
     A cancellation waits for the call's end, so that nobody closes a file under it.
     """
     loop = asyncio.get_running_loop()
-    running = loop.run_in_executor(None, partial(call, *args, **kwargs))
-    try:
-        return await asyncio.shield(running)
-    except asyncio.CancelledError:
-        while not running.done():
-            # A second cancellation must not let go of the thread either.
-            try:
-                await asyncio.wait((running,))
-            except asyncio.CancelledError:
-                continue
-        if not running.cancelled():
-            running.exception()
-        raise
+    return await to_the_end(loop.run_in_executor(None, partial(call, *args, **kwargs)))
+
+
+async def to_the_end(work: asyncio.Future[R]) -> R:
+    """Wait for something that must not be left half done; a cancellation is raised after it."""
+    cancelled: asyncio.CancelledError | None = None
+    while not work.done():
+        try:
+            await asyncio.wait((work,))
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        if not work.cancelled():
+            work.exception()
+        raise cancelled
+    return work.result()

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import random
 from collections.abc import Callable, Coroutine, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
 import pytest
 
 from agent.daemon.fetch import Fetcher
-from agent.documents.manifest import Manifest, PackFile, Tensor, Tolerance, Variant
+from agent.documents.manifest import PackFile
 from agent.documents.settings import Settings
 from agent.errors import (
     DigestMismatch,
@@ -27,38 +25,10 @@ from agent.store.files import Files
 from agent.store.packs import PackStore
 from agent.wire import blocks
 from agent.wire.blocks import Block, BlockRefused, BlockServer
+from tests.daemon.packs import Pack, assert_installed, digest_of
 
 PREFIX = "edgeward/press-7/"
 QUOTA_BYTES = 1 << 30
-
-
-def digest_of(data: bytes) -> str:
-    return "sha256:" + hashlib.sha256(data).hexdigest()
-
-
-class Pack:
-    """A pack in memory: its files and the manifest that lists them."""
-
-    def __init__(self, files: dict[str, bytes], version: str = "1") -> None:
-        self.files = files
-        tensor = Tensor("x", "FP32", (1,))
-        first = next(iter(files))
-        manifest = Manifest(
-            schema=1,
-            name="model",
-            version=version,
-            inputs=(tensor,),
-            outputs=(tensor,),
-            variants=(Variant("a", first, "onnx", (tensor,), (tensor,), Tolerance(0)),),
-            files={name: PackFile(digest_of(data), len(data)) for name, data in files.items()},
-        )
-        self.manifest = msgspec.json.encode(manifest)
-        self.id = digest_of(self.manifest)
-
-    def server(self) -> BlockServer:
-        content = {**self.files, blocks.MANIFEST_FILE: self.manifest}
-        offered = {name: PackFile(digest_of(data), len(data)) for name, data in content.items()}
-        return BlockServer(self.id, offered, lambda name, at, size: content[name][at : at + size])
 
 
 class Line:
@@ -134,13 +104,6 @@ def store(tmp_path: Path) -> PackStore:
 
 def run(story: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(story, timeout=20))
-
-
-def assert_installed(store: PackStore, pack: Pack) -> None:
-    assert store.has(pack.id)
-    assert store.verify(pack.id) == ()
-    for name, data in pack.files.items():
-        assert (store.directory(pack.id) / name).read_bytes() == data
 
 
 BIG = random.Random(7).randbytes(blocks.BLOCK_BYTES * 20 + 1234)

@@ -1,0 +1,197 @@
+"""The fetch process: one download, with its TLS and its parsers, away from the daemon.
+
+Started as `python -I -m agent.daemon.fetcher` by `agent.daemon.fetch_child`; what it is asked and
+what it answers stands in `agent.daemon.fetch_messages`. It writes into the store's parts, so that
+what it has received outlives it.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Protocol
+
+import msgspec
+
+from agent.daemon.fetch_messages import MAX_LINE_BYTES, Ask, Job, Told
+from agent.documents.report import Failure
+from agent.errors import AgentError, DigestMismatch, StoreError
+from agent.store.files import Files
+from agent.store.packs import PackStore
+from agent.store.parts import Part
+from agent.wire.blocks import BLOCK_BYTES, MANIFEST_FILE
+
+PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
+FLUSH_EVERY_S = 10.0
+TELL_EVERY_S = 0.25
+
+
+class Source(Protocol):
+    """Somewhere files can be read from."""
+
+    def pieces(self, name: str, start: int, size: int | None) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, bytes) from `start` on; an offset of 0 later on: begin again."""
+
+
+def _http(job: Job) -> Source:
+    from agent.daemon.fetch_http import HttpFiles
+
+    return HttpFiles(job.source, environment=job.proxies)
+
+
+def _file(job: Job) -> Source:
+    from agent.daemon.fetch_file import LocalFiles
+
+    return LocalFiles(job.source, job.roots)
+
+
+SOURCES: Mapping[str, Callable[[Job], Source]] = {"http": _http, "https": _http, "file": _file}
+
+
+class Receiver:
+    """Brings the files of a pack into the parts of a store."""
+
+    def __init__(self, store: PackStore, source: Source, tell: Callable[[int], None]) -> None:
+        """
+        Args:
+            tell: Called with how many bytes of the file are here, a few times a second.
+        """
+        self._store = store
+        self._source = source
+        self._tell = tell
+
+    def manifest(self) -> bytes:
+        received = b""
+        for offset, data in self._source.pieces(MANIFEST_FILE, 0, None):
+            received = received[:offset] + data
+        return received
+
+    def file(self, ask: Ask) -> None:
+        """Bring one file into the store, verified.
+
+        Raises:
+            DigestMismatch: It has other bytes, also when read from its beginning.
+        """
+        download = _Download(self._store, ask, self._tell)
+        try:
+            download.run(self._source)
+        except DigestMismatch:
+            if not download.resumed:
+                raise
+            # The bytes of an earlier attempt may be to blame, and they are gone now.
+            _Download(self._store, ask, self._tell).run(self._source)
+
+
+class _Download:
+    """One attempt at one file."""
+
+    def __init__(self, store: PackStore, ask: Ask, tell: Callable[[int], None]) -> None:
+        self._store = store
+        self._ask = ask
+        self._tell = tell
+        self._part = self._begin()
+        self.resumed = self._part.received_bytes > 0
+        self._flushed = self._told = time.monotonic()
+
+    def run(self, source: Source) -> None:
+        try:
+            missing = self._part.missing_blocks(limit=1)
+            if missing:
+                start = missing[0] * BLOCK_BYTES
+                self._fill(source.pieces(self._ask.name, start, self._ask.size), start)
+            self._part.finish()
+        finally:
+            with suppress(StoreError, RuntimeError):
+                self._part.flush()
+            with suppress(StoreError):
+                self._part.close()
+
+    def _begin(self) -> Part:
+        return self._store.begin_part(self._ask.digest, self._ask.size, BLOCK_BYTES)
+
+    def _fill(self, pieces: Iterator[tuple[int, bytes]], at: int) -> None:
+        buffer = bytearray()
+        for offset, data in pieces:
+            if offset != at + len(buffer):
+                # The source begins again: what was here is not the beginning of what it has.
+                self._part.discard()
+                self._part, self.resumed, at = self._begin(), False, offset
+                buffer.clear()
+            buffer += data
+            while len(buffer) >= BLOCK_BYTES:
+                self._part.write_block(at // BLOCK_BYTES, buffer[:BLOCK_BYTES])
+                del buffer[:BLOCK_BYTES]
+                at += BLOCK_BYTES
+            self._tick()
+        if buffer:
+            self._part.write_block(at // BLOCK_BYTES, buffer)
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        if now - self._flushed >= FLUSH_EVERY_S:
+            self._part.flush()
+            self._flushed = now
+        if now - self._told >= TELL_EVERY_S:
+            self._tell(self._part.received_bytes)
+            self._told = now
+
+
+def main() -> None:
+    """Answer one question after the other until the input ends."""
+    lines = iter(lambda: sys.stdin.buffer.readline(MAX_LINE_BYTES), b"")
+    job = msgspec.json.decode(next(lines), type=Job)
+    _end_with(job.parent_pid)
+    try:
+        receiver = Receiver(
+            PackStore(Files(), Path(job.store), job.quota_bytes),
+            SOURCES[job.source.partition(":")[0].lower()](job),
+            lambda here: _tell(Told("here_bytes", here_bytes=here)),
+        )
+    except AgentError as error:
+        # Asked for anything, this is the answer.
+        for _ in lines:
+            _tell(_failed(error))
+        return
+    for line in lines:
+        _tell(_answer(receiver, msgspec.json.decode(line, type=Ask)))
+
+
+def _answer(receiver: Receiver, ask: Ask) -> Told:
+    try:
+        if not ask.digest:
+            return Told("done", data=receiver.manifest())
+        receiver.file(ask)
+    except AgentError as error:
+        return _failed(error)
+    return Told("done", here_bytes=ask.size)
+
+
+def _failed(error: AgentError) -> Told:
+    failure = Failure(error.code, error.message, error.hint, error.retryable)
+    return Told("failed", failure=failure)
+
+
+def _tell(told: Told) -> None:
+    sys.stdout.buffer.write(msgspec.json.encode(told) + b"\n")
+    sys.stdout.buffer.flush()
+
+
+def _end_with(parent_pid: int) -> None:
+    """End in order on SIGTERM, which also comes when the daemon is gone."""
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    libc = ctypes.CDLL(None)
+    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
+    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
+    if os.getppid() != parent_pid:
+        sys.exit(0)
+
+
+if __name__ == "__main__":
+    main()
