@@ -23,14 +23,17 @@ BOOTSTRAP_WITHIN_S = 240.0
 
 @dataclass(frozen=True)
 class ForeignRoot:
-    """A folder that can be entered as if it were a machine; it shares our network, not our files."""
+    """A folder that can be entered as if it were a machine; only the network is ours."""
 
     path: Path
 
     def command(self, *words: str) -> list[str]:
         """The command line that runs `words` inside, in namespaces that end with it."""
+        # The shell stays: it ends with us, and all inside ends with it. A program that changes its
+        # user would no longer be told of our end.
         enter = (
-            'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" && exec chroot "$0" "$@"'
+            'mount -t proc proc "$0/proc" && mount --rbind /dev "$0/dev" || exit 125\n'
+            'chroot "$0" "$@"; exit $?'
         )
         isolate = ["unshare", "--mount", "--pid", "--fork", "--kill-child"]
         variables = [f"PATH={_SHELL_PATH}", "HOME=/root", "LANG=C.UTF-8", *_passed_on()]
@@ -101,7 +104,8 @@ def _mirror(codename: str) -> str:
 
 def _passed_on() -> list[str]:
     """How pip and apt reach their indices from here."""
-    names = [n for n in os.environ if n.startswith("PIP_") or n.lower().endswith("_proxy")]
+    ours = {"PIP_CERT", "PIP_DEFAULT_TIMEOUT", "PIP_EXTRA_INDEX_URL", "PIP_INDEX_URL"}
+    names = [n for n in os.environ if n in ours or n.lower().endswith("_proxy")]
     return [f"{name}={os.environ[name]}" for name in sorted(names)]
 
 

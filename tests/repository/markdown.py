@@ -62,7 +62,7 @@ def read(path: Path, name: str) -> Page:
         tuple(blocks),
         tuple((where, code) for where, line in prose for code in _INLINE.findall(line)),
         tuple((where, link) for where, line in prose for link in _LINK.findall(line)),
-        frozenset(map(anchor, headings)),
+        frozenset(map(anchor, headings[1:])),
     )
 
 
