@@ -37,7 +37,7 @@ class Options(msgspec.Struct, frozen=True):
 
     mode: Literal["RGB", "L"] = "RGB"
     formats: tuple[Format, ...] = ("jpeg", "png")
-    max_pixels: Annotated[int, msgspec.Meta(ge=1, le=1 << 28)] = 1 << 24
+    max_pixels: Annotated[int, msgspec.Meta(ge=1, le=1 << 26)] = 1 << 24
 
 
 def compile_decoder(options: Options, context: DecoderContext) -> Decode:
@@ -76,7 +76,7 @@ def _pixels(
 ) -> Array:
     try:
         with warnings.catch_warnings():
-            # Pillow warns of decompression bombs; the bound below is ours.
+            # Pillow warns of what may be a decompression bomb; the bound below is lower.
             warnings.simplefilter("ignore")
             with pillow.open(io.BytesIO(payload), formats=formats) as picture:
                 width, height = picture.size

@@ -39,8 +39,8 @@ def compile_normalize(options: Normalize, context: StepContext) -> CompiledStep:
     std = _along(options.std, tensor, options.axis, f"{context.path}.std")
     if not np.all(std):
         raise DocumentError(f"{context.path}.std", "numbers other than 0", str(options.std))
-    factor = np.asarray(options.scale / std, np.float32)
-    offset = np.asarray(-mean / std, np.float32)
+    factor = _as_fp32(options.scale / std, context.path)
+    offset = _as_fp32(-mean / std, context.path)
     name, refuse = tensor.name, context.refuse
     may_overflow = tensor.datatype in FLOAT_MAX
 
@@ -60,8 +60,6 @@ def compile_normalize(options: Normalize, context: StepContext) -> CompiledStep:
 def _along(values: Values, tensor: Tensor, axis: int, path: str) -> Array:
     """Return one number, or numbers that broadcast along one axis of the tensor."""
     numbers = np.array(values, np.float64)
-    if not all_finite(numbers.astype(np.float32)):
-        raise DocumentError(path, "finite numbers", str(values))
     if not numbers.ndim:
         return numbers
     check_axis(axis, tensor, path)
@@ -70,6 +68,12 @@ def _along(values: Values, tensor: Tensor, axis: int, path: str) -> Array:
     shape = [1] * len(tensor.shape)
     shape[axis] = numbers.size
     return numbers.reshape(shape)
+
+
+def _as_fp32(numbers: Array, path: str) -> Array:
+    if not (np.abs(numbers) <= FLOAT_MAX["FP32"]).all():
+        raise DocumentError(path, "a scale, mean and std that FP32 can hold", str(numbers))
+    return np.asarray(numbers, np.float32)
 
 
 KIND = StepKind(Normalize, compile_normalize)

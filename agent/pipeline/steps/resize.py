@@ -119,7 +119,7 @@ def _along(array: Array, size: int, kind: Filter) -> Array:
     for tap in range(weights.shape[1]):
         result += array[np.minimum(first + tap, last)] * weights[:, tap][spread]
     if array.dtype == np.uint8:
-        rounded: Array = np.clip(np.rint(result), 0, 255).astype(np.uint8)
+        rounded: Array = np.clip(np.floor(result + np.float32(0.5)), 0, 255).astype(np.uint8)
         return rounded
     return result
 
