@@ -82,7 +82,10 @@ def short_floats(array: Array) -> Array:
         return array
     shortest = array.astype(np.str_).astype(np.float64)
     exact = array.astype(np.float64)
-    return np.where(shortest.astype(array.dtype) == array, shortest, exact)
+    # Rounded to few digits, the largest finite value would be beyond its own type.
+    fits = np.abs(shortest) <= np.finfo(array.dtype).max
+    with np.errstate(over="ignore"):
+        return np.where(fits & (shortest.astype(array.dtype) == array), shortest, exact)
 
 
 def as_json_values(array: Array) -> list[Any]:

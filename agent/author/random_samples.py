@@ -85,8 +85,8 @@ def _draw(tensor: Tensor, stored: Tensor, free: int, rng: np.random.Generator) -
     low, high = _range(tensor, stored)
     if tensor.datatype in INTEGERS:
         limits = np.iinfo(DTYPES[tensor.datatype])
-        low, high = max(math.ceil(low), limits.min), min(math.floor(high), limits.max)
-        return rng.integers(low, max(low, high), shape, limits.dtype, endpoint=True)
+        first, last = (min(max(n, limits.min), limits.max) for n in (math.ceil(low), int(high)))
+        return rng.integers(first, max(first, last), shape, limits.dtype, endpoint=True)
     # Few digits keep the payload short; float64, so that it is written as it was rounded.
     digits = 3 if math.prod(shape) <= SMALL else 2
     digits -= math.floor(math.log10(max(high - low, 1e-300) / 2))
