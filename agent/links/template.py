@@ -6,6 +6,7 @@ Nothing here blocks, save `start_template` for the few milliseconds of an exec: 
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import signal
@@ -35,6 +36,7 @@ ENVIRONMENT = {
 STREAM_BYTES = 1024 * 1024
 LAST_WORDS_BYTES = 4096
 _MAX_PACKET = 8192
+_MAX_OUTPUT = 65536
 _MAX_EVENTS = 64
 _EXIT_DEADLINE_S = 2.0
 _NO_MEMORY = re.compile(r"bad_alloc|annot allocate memory|MemoryError|ut of memory")
@@ -44,13 +46,18 @@ class TemplateProcess:
     """A running template process. Made by `start_template`."""
 
     def __init__(
-        self, runtime: str, process: subprocess.Popen[bytes], control: socket.socket
+        self,
+        runtime: str,
+        process: subprocess.Popen[bytes],
+        control: socket.socket,
+        output: io.FileIO,
     ) -> None:
         self.runtime = runtime
         self.pid = process.pid
         # Readable when `read_events` has something to say, the end included.
         self.control = control
         self._process = process
+        self._output = output
         self._ready = False
         self._last_words = b""
 
@@ -131,8 +138,7 @@ class TemplateProcess:
         self._process.wait()
         self._drain_output()
         self.control.close()
-        if self._process.stdout is not None:
-            self._process.stdout.close()
+        self._output.close()
 
     def _wait(self) -> int:
         try:
@@ -144,11 +150,8 @@ class TemplateProcess:
     def _drain_output(self) -> None:
         # The pipe does not make its writers wait: what comes while it is full is lost, so a
         # worker that floods it costs nobody more than this one read.
-        output = self._process.stdout
-        if output is None or output.closed:
-            return
-        with suppress(BlockingIOError):
-            chunk = os.read(output.fileno(), 65536)
+        if not self._output.closed:
+            chunk = self._output.read(_MAX_OUTPUT) or b""
             self._last_words = (self._last_words + chunk)[-LAST_WORDS_BYTES:]
 
 
@@ -159,24 +162,23 @@ def start_template(runtime: str) -> TemplateProcess:
     `failed`; a runtime whose import kills the process gives none.
     """
     own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    with theirs:
+    own.setblocking(False)
+    output, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+    with theirs, io.FileIO(written, "w") as log:
         process = subprocess.Popen(
             [
                 *(sys.executable, "-I", "-m", "agent.worker"),
                 *(runtime, str(theirs.fileno()), str(os.getpid())),
             ],
             stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
+            stdout=log,
+            stderr=log,
             pass_fds=(theirs.fileno(),),
             env=ENVIRONMENT,
             cwd="/",
             start_new_session=True,
         )
-    own.setblocking(False)
-    assert process.stdout is not None
-    os.set_blocking(process.stdout.fileno(), False)
-    return TemplateProcess(runtime, process, own)
+    return TemplateProcess(runtime, process, own, io.FileIO(output))
 
 
 def describe_status(status: int) -> str:

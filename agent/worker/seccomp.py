@@ -1,8 +1,7 @@
 """A seccomp filter for a process that holds a model: what it never needs fails with EPERM.
 
-A deny list, so that a runtime's next version still loads; threads work, processes do not. Numbers
-are of the kernel's tables `arch/x86/entry/syscalls/syscall_64.tbl` and `include/uapi/asm-generic/
-unistd.h` (aarch64); from 424 on they are the same everywhere.
+A deny list, so that a runtime's next version still loads; threads work, processes do not. How a
+filter is read stands in seccomp(2); it is classic BPF over `struct seccomp_data`.
 """
 
 from __future__ import annotations
@@ -14,85 +13,169 @@ import struct
 from typing import NamedTuple
 
 EPERM, ENOSYS = 1, 38
-_ERRNO, _ALLOW = 0x00050000, 0x7FFF0000
+ERRNO, ALLOW = 0x00050000, 0x7FFF0000
 _SET_MODE_FILTER, _TSYNC = 1, 1
 _CLONE_THREAD = 0x00010000
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC
-# struct seccomp_data: i32 nr, u32 arch, u64 instruction pointer, u64 args[6].
-_NUMBER, _ARCH = 0, 4
-_LOAD, _JUMP_EQUAL, _JUMP_GREATER_EQUAL, _JUMP_SET, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+# struct seccomp_data: i32 number, u32 architecture, u64 instruction pointer, u64 arguments[6].
+_NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
+LOAD, JUMP_EQUAL, JUMP_GREATER_EQUAL, JUMP_SET, RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
 # The x32 calls of x86_64 are the same calls under other numbers.
 _X32_BIT = 0x40000000
 
-# pidfd_send_signal, io_uring_{setup,enter,register}, open_tree, move_mount, fsopen, fsconfig,
-# fsmount, fspick, pidfd_open, pidfd_getfd, mount_setattr, quotactl_fd, fchmodat2.
-_COMMON = (424, 425, 426, 427, 428, 429, 430, 431, 432, 433, 434, 438, 442, 443, 452)
-_CLONE3, _OPENAT2 = 435, 437
+# Numbers on x86_64 and aarch64 (asm/unistd_64.h, asm-generic/unistd.h); None: not there.
+DENIED: dict[str, tuple[int, int | None]] = {
+    # sockets
+    "socket": (41, 198),
+    "socketpair": (53, 199),
+    "connect": (42, 203),
+    "bind": (49, 200),
+    "listen": (50, 201),
+    "accept": (43, 202),
+    "accept4": (288, 242),
+    # programs and processes
+    "execve": (59, 221),
+    "execveat": (322, 281),
+    "fork": (57, None),
+    "vfork": (58, None),
+    # other processes
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "kcmp": (312, 272),
+    "kill": (62, 129),
+    "tkill": (200, 130),
+    "rt_sigqueueinfo": (129, 138),
+    "rt_tgsigqueueinfo": (297, 240),
+    "pidfd_open": (434, 434),
+    "pidfd_getfd": (438, 438),
+    "pidfd_send_signal": (424, 424),
+    # namespaces and mounts
+    "unshare": (272, 97),
+    "setns": (308, 268),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "chroot": (161, 51),
+    "open_tree": (428, 428),
+    "move_mount": (429, 429),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    # programmable parts of the kernel
+    "bpf": (321, 280),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "io_uring_setup": (425, 425),
+    "io_uring_enter": (426, 426),
+    "io_uring_register": (427, 427),
+    # keys, shared memory, files by handle
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+    "keyctl": (250, 219),
+    "shmget": (29, 194),
+    "semget": (64, 190),
+    "msgget": (68, 186),
+    "mq_open": (240, 180),
+    "memfd_create": (319, 279),
+    "open_by_handle_at": (304, 265),
+    # content, name, owner, mode, time and labels of files
+    "creat": (85, None),
+    "truncate": (76, 45),
+    "rename": (82, None),
+    "renameat": (264, 38),
+    "renameat2": (316, 276),
+    "mkdir": (83, None),
+    "mkdirat": (258, 34),
+    "rmdir": (84, None),
+    "unlink": (87, None),
+    "unlinkat": (263, 35),
+    "link": (86, None),
+    "linkat": (265, 37),
+    "symlink": (88, None),
+    "symlinkat": (266, 36),
+    "mknod": (133, None),
+    "mknodat": (259, 33),
+    "chmod": (90, None),
+    "fchmod": (91, 52),
+    "fchmodat": (268, 53),
+    "fchmodat2": (452, 452),
+    "chown": (92, None),
+    "fchown": (93, 55),
+    "lchown": (94, None),
+    "fchownat": (260, 54),
+    "utime": (132, None),
+    "utimes": (235, None),
+    "futimesat": (261, None),
+    "utimensat": (280, 88),
+    "setxattr": (188, 5),
+    "lsetxattr": (189, 6),
+    "fsetxattr": (190, 7),
+    "removexattr": (197, 14),
+    "lremovexattr": (198, 15),
+    "fremovexattr": (199, 16),
+    # the machine as a whole
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "reboot": (169, 142),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "settimeofday": (164, 170),
+    "clock_settime": (227, 112),
+    "adjtimex": (159, 171),
+    "clock_adjtime": (305, 266),
+    "sethostname": (170, 161),
+    "setdomainname": (171, 162),
+    "quotactl": (179, 60),
+    "quotactl_fd": (443, 443),
+    "acct": (163, 89),
+    "personality": (135, 92),
+    "iopl": (172, None),
+    "ioperm": (173, None),
+}
+# glibc falls back from these, whose arguments no filter can see, to clone and openat.
+ABSENT: dict[str, tuple[int, int | None]] = {"clone3": (435, 435), "openat2": (437, 437)}
+
+
+class Condition(NamedTuple):
+    """A call that one of its arguments decides on."""
+
+    numbers: tuple[int, int | None]
+    argument: int
+    # Holds where the argument has one of these bits, or is this value; None: this process's id.
+    test: int
+    value: int | None
+    allowed_if_it_holds: bool
+
+
+CONDITIONS = {
+    # Reading only.
+    "open": Condition((2, None), 1, JUMP_SET, _WRITING, False),
+    "openat": Condition((257, 56), 2, JUMP_SET, _WRITING, False),
+    # Threads only.
+    "clone": Condition((56, 220), 0, JUMP_SET, _CLONE_THREAD, True),
+    # Itself only: `abort` needs it.
+    "tgkill": Condition((234, 131), 0, JUMP_EQUAL, None, True),
+}
 
 
 class Architecture(NamedTuple):
-    """The system calls of one kind of machine. `denied` fail always; of the others, clone may make
-    threads only, open and openat read only, tgkill signals this process only."""
+    """Which column of the tables holds, AUDIT_ARCH_…, and the number of seccomp itself."""
 
+    column: int
     audit: int
     seccomp: int
-    denied: tuple[int, ...]
-    clone: int
-    openat: int
-    tgkill: int
-    open: int | None = None
 
 
-# socket socketpair connect bind listen accept accept4 · execve execveat fork vfork · ptrace
-# process_vm_readv process_vm_writev kill tkill rt_sigqueueinfo rt_tgsigqueueinfo · unshare setns
-# mount umount2 pivot_root chroot · bpf perf_event_open userfaultfd · add_key request_key keyctl ·
-# shmget semget msgget mq_open memfd_create open_by_handle_at · truncate creat and everything that
-# makes, renames, links, removes, owns, dates or labels a file · modules, kexec, reboot, swap,
-# clocks, names, quotas, accounting, personality, port I/O.
 ARCHITECTURES = {
-    "x86_64": Architecture(
-        audit=0xC000003E,
-        seccomp=317,
-        denied=(
-            *(41, 53, 42, 49, 50, 43, 288),
-            *(59, 322, 57, 58),
-            *(101, 310, 311, 62, 200, 129, 297),
-            *(272, 308, 165, 166, 155, 161),
-            *(321, 298, 323),
-            *(248, 249, 250),
-            *(29, 64, 68, 240, 319, 304),
-            *(76, 85, 82, 264, 316, 83, 258, 84, 87, 263, 86, 265, 88, 266, 133, 259),
-            *(90, 91, 268, 92, 93, 94, 260, 132, 235, 261, 280),
-            *(188, 189, 190, 197, 198, 199),
-            *(175, 313, 176, 246, 320, 169, 167, 168, 164, 227, 159, 305, 170, 171, 179, 163),
-            *(135, 172, 173),
-        ),
-        clone=56,
-        openat=257,
-        tgkill=234,
-        open=2,
-    ),
-    "aarch64": Architecture(
-        audit=0xC00000B7,
-        seccomp=277,
-        denied=(
-            *(198, 199, 203, 200, 201, 202, 242),
-            *(221, 281),
-            *(117, 270, 271, 129, 130, 138, 240),
-            *(97, 268, 40, 39, 41, 51),
-            *(280, 241, 282),
-            *(217, 218, 219),
-            *(194, 190, 186, 180, 279, 265),
-            *(45, 38, 276, 34, 35, 37, 36, 33),
-            *(52, 53, 55, 54, 88),
-            *(5, 6, 7, 14, 15, 16),
-            *(105, 273, 106, 104, 294, 142, 224, 225, 170, 112, 171, 266, 161, 162, 60, 89),
-            92,
-        ),
-        clone=220,
-        openat=56,
-        tgkill=131,
-    ),
+    "x86_64": Architecture(0, 0xC000003E, 317),
+    "aarch64": Architecture(1, 0xC00000B7, 277),
 }
 
 
@@ -107,6 +190,7 @@ def deny() -> str:
         return f"no table of system calls for {platform.machine()}"
     program = compile_filter(architecture, os.getpid())
     code = ctypes.create_string_buffer(program, len(program))
+    # struct sock_fprog: u16 number of instructions, pointer to them.
     head = ctypes.create_string_buffer(
         struct.pack("HxxxxxxP", len(program) // 8, ctypes.addressof(code))
     )
@@ -121,43 +205,34 @@ def deny() -> str:
 
 
 def compile_filter(architecture: Architecture, own_pid: int) -> bytes:
-    """Return the filter as classic BPF, 8 bytes an instruction."""
-    body: list[tuple[int, int, str, str]] = []
-
-    def when(number: int, then: str) -> None:
-        body.append((_JUMP_EQUAL, number, then, ""))
-
-    def examine(number: int, argument: int, test: int, value: int, then: str, other: str) -> None:
-        # Two instructions that only this call reaches: its argument, and what follows from it.
-        body.append((_JUMP_EQUAL, number, "", "+2"))
-        body.append((_LOAD, 16 + 8 * argument, "", ""))
-        body.append((test, value, then, other))
-
-    body.append((_LOAD, _ARCH, "", ""))
-    body.append((_JUMP_EQUAL, architecture.audit, "", "denied"))
-    body.append((_LOAD, _NUMBER, "", ""))
-    body.append((_JUMP_GREATER_EQUAL, _X32_BIT, "denied", ""))
-    examine(architecture.openat, 2, _JUMP_SET, _WRITING, "denied", "allowed")
-    if architecture.open is not None:
-        examine(architecture.open, 1, _JUMP_SET, _WRITING, "denied", "allowed")
-    examine(architecture.clone, 0, _JUMP_SET, _CLONE_THREAD, "allowed", "denied")
-    examine(architecture.tgkill, 0, _JUMP_EQUAL, own_pid, "allowed", "denied")
-    # glibc falls back from these to clone and openat, whose arguments a filter can see.
-    when(_CLONE3, "absent")
-    when(_OPENAT2, "absent")
-    for number in sorted((*architecture.denied, *_COMMON)):
-        when(number, "denied")
-    body.append((_RETURN, _ALLOW, "", ""))
-    labels = {"allowed": len(body) - 1, "denied": len(body), "absent": len(body) + 1}
-    body.append((_RETURN, _ERRNO | EPERM, "", ""))
-    body.append((_RETURN, _ERRNO | ENOSYS, "", ""))
+    """Return the filter, 8 bytes an instruction."""
+    column = architecture.column
+    # operation, value, where to go if it holds, where if not; +n: so many instructions further.
+    code: list[tuple[int, int, str, str]] = [
+        (LOAD, _ARCHITECTURE, "", ""),
+        (JUMP_EQUAL, architecture.audit, "", "denied"),
+        (LOAD, _NUMBER, "", ""),
+        (JUMP_GREATER_EQUAL, _X32_BIT, "denied", ""),
+    ]
+    for condition in CONDITIONS.values():
+        number = condition.numbers[column]
+        if number is not None:
+            value = own_pid if condition.value is None else condition.value
+            ends = ("allowed", "denied") if condition.allowed_if_it_holds else ("denied", "allowed")
+            code.append((JUMP_EQUAL, number, "", "+2"))
+            code.append((LOAD, _ARGUMENTS + 8 * condition.argument, "", ""))
+            code.append((condition.test, value, *ends))
+    for calls, label in ((ABSENT, "absent"), (DENIED, "denied")):
+        code += [(JUMP_EQUAL, n[column] or 0, label, "") for n in calls.values() if n[column]]
+    labels = {"allowed": len(code), "denied": len(code) + 1, "absent": len(code) + 2}
+    code += [(RETURN, value, "", "") for value in (ALLOW, ERRNO | EPERM, ERRNO | ENOSYS)]
     return b"".join(
-        struct.pack("<HBBI", code, _offset(then, at, labels), _offset(other, at, labels), value)
-        for at, (code, value, then, other) in enumerate(body)
+        struct.pack("<HBBI", operation, _jump(then, at, labels), _jump(other, at, labels), value)
+        for at, (operation, value, then, other) in enumerate(code)
     )
 
 
-def _offset(label: str, at: int, labels: dict[str, int]) -> int:
+def _jump(label: str, at: int, labels: dict[str, int]) -> int:
     if label.startswith("+"):
         return int(label)
     return labels[label] - at - 1 if label else 0

@@ -33,12 +33,14 @@ def tensor(name: str, *shape: int, datatype: Datatype = "FP32") -> Tensor:
 
 
 ONNX = (tensor("x", 1, 4),), (tensor("y", 1, 4),)
-SINE = (tensor("serving_default_dense_input:0", -1, 1),), (
-    tensor("StatefulPartitionedCall:0", -1, 1),
+SINE = (
+    (tensor("serving_default_dense_input:0", -1, 1),),
+    (tensor("StatefulPartitionedCall:0", -1, 1),),
 )
 WAND = (tensor("conv2d_input", 1, 128, 3, 1),), (tensor("Identity", 1, 4),)
-PERSON = (tensor("input", 1, 96, 96, 1, datatype="INT8"),), (
-    tensor("output", 1, 2, datatype="INT8"),
+PERSON = (
+    (tensor("input", 1, 96, 96, 1, datatype="INT8"),),
+    (tensor("output", 1, 2, datatype="INT8"),),
 )
 
 HOSTILE = (

@@ -100,11 +100,14 @@ def test_a_burst_is_answered_in_order_however_it_is_cut(serving: BlockingWorker)
     )
     for low in range(0, len(burst), 7001):
         stream.sendall(burst[low : low + 7001])
-    reader, got = frames.FrameReader(), []
+    reader = frames.FrameReader()
+    got: list[tuple[int, float]] = []
     stream.settimeout(20)
     while len(got) < 200:
-        for frame in reader.feed(stream.recv(65536)):
-            got.append((frame.sequence, body_of(bytes(frame.payload))["outputs"][0]["data"][0]))
+        got += [
+            (frame.sequence, body_of(bytes(frame.payload))["outputs"][0]["data"][0])
+            for frame in reader.feed(stream.recv(65536))
+        ]
     assert got == [(1000 + n, n) for n in range(200)]
 
 

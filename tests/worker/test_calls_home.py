@@ -1,0 +1,70 @@
+"""Nothing calls home: what a template and its worker ask of the kernel, seen from outside."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from agent.documents.manifest import Tensor
+from tests.runtimes import models
+from tests.worker.packs import make_pack, v2
+
+X, Y = Tensor("x", "FP32", (1, 4)), Tensor("y", "FP32", (1, 4))
+PROGRAM = """
+import sys
+from pathlib import Path
+from agent.links.worker import BlockingWorker
+from agent.wire.worker import Load
+pack, runtime, request = sys.argv[1], sys.argv[2], Path(sys.argv[3]).read_bytes()
+with BlockingWorker(runtime, Load(directory=pack, pack="p", variant="cpu")) as worker:
+    worker.load()
+    for _ in range(20):
+        print(worker.ask("t", request).outcome, len(worker._template.last_words()) < 200)
+"""
+
+
+def traced(log: Path, calls: str, command: list[str]) -> subprocess.CompletedProcess[str]:
+    strace = ["strace", "-f", "-qq", "-e", f"trace={calls}", "-e", "signal=none", "-o", str(log)]
+    return subprocess.run([*strace, *command], capture_output=True, text=True, timeout=55)
+
+
+@pytest.mark.parametrize(
+    ("runtime", "model"),
+    [("onnx", models.relu_onnx()), ("tflite", models.relu_tflite())],
+    ids=["onnx", "tflite"],
+)
+def test_no_connection_is_tried_and_no_file_is_written(
+    runtime: str, model: bytes, tmp_path: Path
+) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not on this machine")
+    log = tmp_path / "trace"
+    if traced(log, "network", ["true"]).returncode != 0:
+        pytest.skip("strace may not trace here")
+    pack = make_pack(tmp_path / "pack", model, runtime, [X], [Y])
+    request = tmp_path / "request"
+    request.write_bytes(v2({"x": ("FP32", [1, 4], [1.0] * 4)}))
+    done = traced(
+        log,
+        "network,openat,open,creat,mkdir,mkdirat",
+        [sys.executable, "-B", "-I", "-c", PROGRAM, str(pack), runtime, str(request)],
+    )
+    assert done.stdout == "0 True\n" * 20, done.stderr
+    lines = log.read_text().splitlines()
+    connects = [line for line in lines if " connect(" in line or "AF_NETLINK" in line]
+    assert connects == []
+    # The one attempt at a socket is the worker's own look at whether it is denied.
+    internet = [line for line in lines if "AF_INET" in line]
+    assert len(internet) == 1
+    assert "EPERM" in internet[0]
+    written = [
+        line
+        for line in lines
+        if ("O_WRONLY" in line or "O_RDWR" in line or "O_CREAT" in line or "mkdir" in line)
+        if "/dev/null" not in line and "__pycache__" not in line and "oom_score_adj" not in line
+    ]
+    assert written == []

@@ -1,0 +1,334 @@
+"""Template processes: how they start, fork, tell, and end."""
+
+from __future__ import annotations
+
+import os
+import select
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from agent.documents.manifest import Tensor
+from agent.errors import MemoryLimit, RuntimeUnavailable, WorkerExited, WorkerTimedOut
+from agent.links import template as templates
+from agent.links.template import TemplateProcess, describe_exit, start_template
+from agent.links.worker import BlockingWorker
+from agent.wire import frames
+from agent.wire.worker import Load, TemplateEvent
+from tests.runtimes import models
+from tests.worker.packs import make_pack, v2
+
+DEADLINE_S = 30.0
+X, Y = Tensor("x", "FP32", (1, 4)), Tensor("y", "FP32", (1, 4))
+REQUEST = v2({"x": ("FP32", [1, 4], [1.0] * 4)})
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("relu")
+    return make_pack(folder, models.relu_tflite(), "tflite", [X], [Y])
+
+
+@pytest.fixture
+def template() -> Iterator[TemplateProcess]:
+    process = start_template("tflite")
+    yield process
+    process.kill()
+
+
+def events_until(template: TemplateProcess, wanted: str, worker: int = 0) -> list[TemplateEvent]:
+    """Wait for an event; return all up to and with it."""
+    seen: list[TemplateEvent] = []
+    deadline = time.monotonic() + DEADLINE_S
+    while not any(event.event == wanted and event.worker == worker for event in seen):
+        left = deadline - time.monotonic()
+        assert select.select([template.control], [], [], left)[0], seen
+        found = template.read_events()
+        assert found is not None, seen
+        seen += found
+    return seen
+
+
+def load_into(stream: socket.socket, pack: Path) -> frames.Frame:
+    load = msgspec.json.encode(Load(directory=str(pack), pack="p", variant="cpu"))
+    stream.sendall(frames.encode_frame(frames.LOAD, 0, 0, b"", load))
+    stream.settimeout(DEADLINE_S)
+    (frame,) = frames.FrameReader().feed(stream.recv(65536))
+    return frame
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state != "Z"
+
+
+def wait_for_end(pid: int) -> None:
+    pidfd = os.pidfd_open(pid)
+    try:
+        assert select.select([pidfd], [], [], DEADLINE_S)[0], f"{pid} lives on"
+    finally:
+        os.close(pidfd)
+
+
+def test_it_is_ready_with_one_thread_and_a_fixed_environment(template: TemplateProcess) -> None:
+    ready = events_until(template, "ready")[-1]
+    assert (ready.runtime, ready.version[0].isdigit()) == ("tflite", True)
+    assert len(list(Path(f"/proc/{template.pid}/task").iterdir())) == 1
+    environment = Path(f"/proc/{template.pid}/environ").read_bytes().split(b"\0")[:-1]
+    told = dict(entry.decode().split("=", 1) for entry in environment)
+    assert told == templates.ENVIRONMENT
+    assert told["ORT_DISABLE_TELEMETRY"] == "1"
+
+
+def test_a_worker_has_its_stream_and_nothing_else_open(
+    template: TemplateProcess, pack: Path
+) -> None:
+    events_until(template, "ready")
+    with template.request_worker(7) as stream:
+        started = events_until(template, "started", 7)[-1]
+        assert load_into(stream, pack).kind == frames.READY
+        links = {
+            path.readlink().name.split(":")[0]
+            for path in Path(f"/proc/{started.pid}/fd").iterdir()
+            if int(path.name) > 2
+        }
+        environment = Path(f"/proc/{started.pid}/environ").read_bytes()
+        assert b"ORT_DISABLE_TELEMETRY=1" in environment
+        assert links <= {"socket", "model.tflite"}
+
+
+def test_several_workers_live_and_end_apart(template: TemplateProcess, pack: Path) -> None:
+    events_until(template, "ready")
+    streams = {number: template.request_worker(number) for number in (1, 2, 3)}
+    pids = {number: events_until(template, "started", number)[-1].pid for number in streams}
+    assert len(set(pids.values())) == 3
+    for stream in streams.values():
+        assert load_into(stream, pack).kind == frames.READY
+    template.kill_worker(pids[2])
+    killed = events_until(template, "exited", 2)[-1]
+    assert (killed.pid, killed.status) == (pids[2], -signal.SIGKILL)
+    assert streams[2].recv(1) == b""
+    streams[1].close()
+    assert events_until(template, "exited", 1)[-1].status == 0
+    assert is_alive(pids[3])
+    streams[2].close()
+    streams[3].close()
+
+
+def test_a_process_that_is_no_worker_is_not_killed(template: TemplateProcess) -> None:
+    events_until(template, "ready")
+    with subprocess.Popen(["sleep", "60"]) as bystander:
+        template.kill_worker(bystander.pid)
+        with template.request_worker(1):
+            events_until(template, "started", 1)
+        assert bystander.poll() is None
+        bystander.kill()
+
+
+def test_workers_end_with_their_template(template: TemplateProcess) -> None:
+    events_until(template, "ready")
+    with template.request_worker(1):
+        pid = events_until(template, "started", 1)[-1].pid
+        pidfd = os.pidfd_open(pid)
+        template.kill()
+        assert select.select([pidfd], [], [], DEADLINE_S)[0]
+        os.close(pidfd)
+
+
+def test_a_template_ends_with_its_parent(pack: Path) -> None:
+    code = """
+import os, select, signal
+from agent.links.template import start_template
+template = start_template("tflite")
+select.select([template.control], [], [])
+stream = template.request_worker(1)
+while not any(e.event == "started" for e in template.read_events()):
+    select.select([template.control], [], [])
+print(template.pid, flush=True)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    with subprocess.Popen([sys.executable, "-I", "-c", code], stdout=subprocess.PIPE) as parent:
+        assert parent.stdout is not None
+        pid = int(parent.stdout.readline())
+        if is_alive(pid):
+            wait_for_end(pid)
+
+
+def test_a_template_that_dies_says_how(template: TemplateProcess) -> None:
+    events_until(template, "ready")
+    os.kill(template.pid, signal.SIGSEGV)
+    deadline = time.monotonic() + DEADLINE_S
+    while template.read_events() is not None:
+        assert time.monotonic() < deadline
+        select.select([template.control], [], [], 1)
+    error = template.failure()
+    assert isinstance(error, WorkerExited)
+    assert "stopped working (signal 11, SIGSEGV)" in str(error)
+    with pytest.raises(OSError):
+        template.request_worker(1)
+
+
+def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:
+    """Have templates started as this shell script; `$PYTHON` is the interpreter, `$@` after
+    `shift 3` what the template is told."""
+    path = folder / "python"
+    path.write_text(f"#!/bin/sh\nPYTHON={sys.executable}\n{script}\n")
+    path.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(path))
+
+
+def start(pack: Path, runtime: str = "tflite") -> BlockingWorker:
+    load = Load(directory=str(pack), pack="p", variant="cpu")
+    return BlockingWorker(runtime, load, start_deadline_s=20, load_deadline_s=20, deadline_s=20)
+
+
+def test_a_wheel_that_dies_on_import_is_an_ordinary_error(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pack: Path
+) -> None:
+    stand_in(monkeypatch, tmp_path, "kill -ILL $$")
+    with pytest.raises(RuntimeUnavailable, match=r"\(signal 4, SIGILL\)") as caught:
+        start(pack)
+    assert "another build" in caught.value.hint
+
+
+def test_a_start_that_takes_too_long_is_ended(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pack: Path
+) -> None:
+    stand_in(monkeypatch, tmp_path, "exec sleep 60")
+    load = Load(directory=str(pack), pack="p", variant="cpu")
+    with pytest.raises(WorkerTimedOut, match=r"gave no sign within 0.2 s"):
+        BlockingWorker("tflite", load, start_deadline_s=0.2)
+
+
+PLUG_IN = """
+import sys, threading, time, signal, os
+sys.path.insert(0, {folder!r})
+sys.argv = ["agent.worker", *sys.argv[1:]]
+from agent.runtimes import registry
+registry.BUILT_IN["test"] = "plug_in:Runtime"
+from agent.worker.__main__ import main
+main()
+"""
+RUNTIME = """
+import os, signal, sys, threading, time
+import numpy as np
+from agent.documents.manifest import Tensor
+from agent.errors import ModelError
+class Session:
+    inputs = (Tensor("x", "FP32", (1, 4)),)
+    outputs = (Tensor("y", "FP32", (1, 4)),)
+    provider = "test"
+    first = True
+    def run(self, arrays):
+        if Session.first:  # the warm-up
+            Session.first = False
+        else:
+            self.misbehave()
+        return {"y": arrays["x"]}
+    def misbehave(self): BODY
+    def reset(self): pass
+    def close(self): pass
+class Runtime:
+    name, version = "test", "1"
+    def probe(self): return None
+    def load(self, model, *, threads, outputs=()): return Session()
+"""
+
+
+def plug_in(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, pack: Path, body: str, extra: str = ""
+) -> BlockingWorker:
+    """Return a worker on a runtime whose second run does what `body` says."""
+    (folder / "plug_in.py").write_text(RUNTIME.replace("BODY", body) + extra)
+    (folder / "entry.py").write_text(PLUG_IN.format(folder=str(folder)))
+    stand_in(monkeypatch, folder, f'shift 3\nexec $PYTHON -I {folder}/entry.py "$@"')
+    return start(pack, "test")
+
+
+def test_an_import_that_starts_threads_is_refused(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pack: Path
+) -> None:
+    extra = "\nthreading.Thread(target=time.sleep, args=(60,), daemon=True).start()\n"
+    with pytest.raises(RuntimeUnavailable, match="started 1 threads"):
+        plug_in(monkeypatch, tmp_path, pack, "pass", extra)
+
+
+@pytest.mark.parametrize(
+    ("body", "error", "says"),
+    [
+        ("os.kill(os.getpid(), signal.SIGSEGV)", WorkerExited, ""),
+        ("signal.raise_signal(signal.SIGSEGV)", WorkerExited, "signal 11, SIGSEGV"),
+        ("os.abort()", WorkerExited, "signal 6, SIGABRT"),
+        ("os.write(2, b'std::bad_alloc'); os.abort()", MemoryLimit, "the limit of 512 MB"),
+        ("os._exit(3)", WorkerExited, "exit status 3"),
+        ("bytearray(2**40)", MemoryLimit, "the limit of 512 MB"),
+        ("time.sleep(600)", WorkerTimedOut, "no answer within 0.5 s"),
+    ],
+)
+def test_each_way_to_die_is_told_apart(
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+    pack: Path,
+    body: str,
+    error: type[Exception],
+    says: str,
+) -> None:
+    with plug_in(monkeypatch, tmp_path, pack, body) as worker:
+        worker.load()
+        if not says:
+            # A process may not even signal itself through `kill`: it fails, and the model with it.
+            answer = worker.ask("t", REQUEST)
+            assert answer.flags & frames.BAD_OUTPUT
+            return
+        with pytest.raises(error, match=says):
+            worker.ask("t", REQUEST, deadline_s=0.5 if error is WorkerTimedOut else 20)
+
+
+def test_an_exception_nobody_foresaw_costs_one_message(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pack: Path
+) -> None:
+    with plug_in(monkeypatch, tmp_path, pack, "raise ZeroDivisionError('odd')") as worker:
+        worker.load()
+        for _ in range(2):
+            answer = worker.ask("t", REQUEST)
+            assert answer.flags == frames.REJECTED | frames.BAD_OUTPUT | frames.HAS_ID
+            assert b"ZeroDivisionError" in answer.payload
+
+
+def test_a_flood_of_output_holds_nobody_up(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pack: Path
+) -> None:
+    body = "[sys.stdout.buffer.raw.write(b'x' * 65536) for _ in range(200)]"
+    with plug_in(monkeypatch, tmp_path, pack, body) as worker:
+        worker.load()
+        assert worker.ask("t", REQUEST).outcome == frames.PREDICTION
+        assert len(worker._template.last_words()) <= templates.LAST_WORDS_BYTES
+
+
+@pytest.mark.parametrize(
+    ("status", "words", "error", "says"),
+    [
+        (-11, "", WorkerExited, "the model crashed the runtime (signal 11, SIGSEGV)"),
+        (-6, "terminate called: std::bad_alloc", MemoryLimit, "limit of 64 MB"),
+        (127, "cannot allocate memory for thread-local data", MemoryLimit, "limit of 64 MB"),
+        (-9, "", WorkerExited, "was killed (signal 9, SIGKILL)"),
+        (-63, "", WorkerExited, "signal 63"),
+        (2, "", WorkerExited, "exit status 2"),
+    ],
+)
+def test_an_exit_status_is_put_into_words(
+    status: int, words: str, error: type[Exception], says: str
+) -> None:
+    described = describe_exit(status, 64, words)
+    assert type(described) is error
+    assert says in described.message
