@@ -155,11 +155,11 @@ class _Screen:
 
     def published(self, event: publish.Published) -> None:
         slot = escape(f"{self._order.device}, slot {self._order.slot}")
-        self._console.print(f"deployment {escape(event.deployment)} → {slot}")
+        self._say(f"deployment {escape(event.deployment)} → {slot}")
 
     def status(self, event: publish.DeviceStatus) -> None:
         if not event.online:
-            self._console.print("the device is offline; it will go on when it is back")
+            self._say("the device is offline; it will go on when it is back")
 
     def transferred(self, event: publish.Transferred) -> None:
         visible = event.done_bytes < event.total_bytes
@@ -168,15 +168,21 @@ class _Screen:
         )
 
     def moved(self, event: publish.Moved) -> None:
+        if event.state in exits.BY_VERDICT:
+            return  # the verdict itself comes next
         why = f" ({escape(event.error.message)})" if event.error is not None else ""
-        self._console.print(f"  {event.state}{why}", style="dim")
+        self._say(f"[dim]  {event.state}{why}[/]")
 
     def verdict(self, event: publish.Verdict) -> None:
         self._bar.update(self._task, visible=False)
         if event.error is not None:
-            self._console.print(f"[bold red]{event.state}[/]: {_sentence(event.error)}")
+            self._say(f"[bold red]{event.state}[/]: {_sentence(event.error)}")
         else:
-            self._console.print(f"[bold green]{event.state}[/]{_what_runs(event.report)}")
+            self._say(f"[bold green]{event.state}[/]{_what_runs(event.report)}")
+
+    def _say(self, text: str) -> None:
+        # One line each, however narrow: a log or a grep wants whole sentences.
+        self._console.print(text, soft_wrap=True)
 
 
 _SHOWN: dict[type, Any] = {

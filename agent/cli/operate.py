@@ -35,6 +35,7 @@ Example:
 
 """ + exits.epilog(exits.DONE, exits.USAGE)
 
+PIPE_WIDTH = 200
 _STYLES = {"active": "green", "failed": "red", "rolled_back": "red"}
 
 
@@ -52,7 +53,11 @@ def status(config: Path | None, as_json: bool, **values: Any) -> int:
     if as_json:
         click.echo(json.dumps(found))
     else:
-        _print_status(Console(highlight=False), found)
+        terminal = Console(highlight=False)
+        # A pipe has no width of its own; what reads it wants whole words.
+        _print_status(
+            terminal if terminal.is_terminal else Console(highlight=False, width=200), found
+        )
     return exits.DONE
 
 
@@ -134,17 +139,24 @@ def _print_status(console: Console, found: dict[str, Any]) -> None:
             f"device {found.get('device', '?')} · agent {found.get('agent', '?')} · "
             f"link {link.get('state', 'unknown')}{why} · "
             f"deployment {found.get('deployment') or 'none yet'}"
-        )
+        ),
+        soft_wrap=True,
     )
     for name in ("refused", "trouble"):
         if found.get(name):
-            console.print(f"[red]{name}[/]: {escape(str(found[name].get('message')))}")
+            _print_failure(console, name, found[name])
     slots = found.get("slots") or {}
     if slots:
         console.print(_slot_table(slots))
     for name, slot in slots.items():
         if slot.get("error"):
-            console.print(f"[red]{escape(name)}[/]: {escape(str(slot['error'].get('message')))}")
+            _print_failure(console, name, slot["error"])
+
+
+def _print_failure(console: Console, name: str, failure: dict[str, Any]) -> None:
+    hint = f" ({failure['hint']})" if failure.get("hint") else ""
+    said = escape(f"{failure.get('message')}{hint}")
+    console.print(f"[red]{escape(name)}[/]: {said}", soft_wrap=True)
 
 
 def _slot_table(slots: dict[str, Any]) -> Table:

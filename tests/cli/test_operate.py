@@ -68,7 +68,7 @@ def test_deploy_tells_a_person_what_happens(
     captured = capsys.readouterr()
     assert captured.out == ""
     words = re.findall(r"^\s*(fetching|verifying|probation|active)", captured.err, re.MULTILINE)
-    assert words == ["fetching", "verifying", "probation", "active", "active"]
+    assert words == ["fetching", "verifying", "probation", "active"]
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_devices_verdict_is_the_exit_code(
     with Device(mosquitto.url, state, answers=[(state, why)]):
         assert deploy(pack, mosquitto.url, state) == code
     told = capsys.readouterr().err
-    assert f"{state}: [y] differs (train it again) [self_test_failed]" in told.replace("\n", " ")
+    assert f"{state}: [y] differs (train it again) [self_test_failed]\n" in told
 
 
 def test_a_device_that_is_not_there_is_a_timeout(mosquitto: Mosquitto, pack: Path) -> None:
@@ -145,7 +145,6 @@ def test_status_on_the_device_is_a_table_or_the_agents_own_json(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEWARD_SOCKET", str(tmp_path / "s"))
-    monkeypatch.setenv("COLUMNS", "120")
     with answering(tmp_path / "s", STATUS):
         assert run(["status"]) == exits.DONE
     text = capsys.readouterr().out
