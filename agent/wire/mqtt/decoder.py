@@ -20,6 +20,9 @@ from agent.wire.mqtt.packets import (
     Version,
 )
 
+# data, where the body starts, where it ends, whether there are properties
+_Reader = Callable[[bytes, int, int, bool], Packet]
+
 _PROTOCOL_ERROR: Final = 0x82
 _PACKET_TOO_LARGE: Final = 0x95
 _ALIAS_INVALID: Final = 0x94
@@ -83,6 +86,8 @@ class Decoder:
                     continue
             stop = body + size
             if stop > end:
+                if first & 0xF0 != 0x30:
+                    self._reader(first)  # what is no MQTT at all is not waited for
                 self._hold(data, pos, stop - pos)
                 return
             if first & 0xF0 == 0x30:
@@ -177,13 +182,16 @@ class Decoder:
         return topic
 
     def _other(self, data: bytes, first: int, body: int, stop: int) -> Packet:
+        return self._reader(first)(data, body, stop, self._has_properties)
+
+    def _reader(self, first: int) -> _Reader:
         read = _READERS.get(first)
         if read is None or (first in _ONLY_5 and not self._has_properties):
             raise MalformedPacket(
                 f"a packet that starts with 0x{first:02X} has no place here",
                 reason_code=_PROTOCOL_ERROR,
             )
-        return read(data, body, stop, self._has_properties)
+        return read
 
 
 def _length(data: bytes, pos: int, end: int) -> tuple[int, int]:
@@ -322,7 +330,7 @@ def _ends(at: int, stop: int) -> None:
 
 
 # By the whole first byte: the flags of all of these are fixed (2.1.3).
-_READERS: Mapping[int, Callable[[bytes, int, int, bool], Packet]] = {
+_READERS: Mapping[int, _Reader] = {
     0x20: _connack,
     0x40: _puback,
     0x90: _suback,
