@@ -5,43 +5,28 @@
     packs/<pack id hex>.files which digest each of those names must have
     part/<hex>, <hex>.map     files being received
 
-A folder `packs/<hex>` appears whole, by one rename, and vanishes first, by another: whoever sees
-the name sees all of the pack. How many packs use a blob is its link count, kept by the file system.
+How many packs use a blob is its link count, kept by the file system.
 """
 
 from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from contextlib import suppress
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
-import msgspec
-
-from agent.errors import NoSpace, PackError, StoreCorrupt, StoreError
-from agent.store.blobs import Blobs, sha256
-from agent.store.files import Files, OpenFile, temporary_name
+from agent.errors import NoSpace, PackError, StoreCorrupt
+from agent.store.blobs import Blobs
+from agent.store.files import Files, OpenFile
+from agent.store.folders import BadFile, PackFolders
 from agent.store.names import MANIFEST, SIGNATURE, check_names, hex_of
 from agent.store.parts import BLOCKS_MAX, Part, discard_part
-from agent.store.sealed import seal, unseal
 
 MANIFEST_BYTES_MAX = 1 << 20
 RESERVE_BYTES_MIN = 64 << 20
 RESERVE_SHARE = 0.05
 PART_AGE_MAX_S = 7 * 24 * 3600
-_LIST_BYTES_MAX = 4 << 20
-
-
-@dataclass(frozen=True, slots=True)
-class BadFile:
-    """A file of a pack that is not what was installed."""
-
-    name: str
-    digest: str
-    reason: Literal["missing", "altered", "unreadable"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +61,11 @@ class PackStore:
 
     def __init__(self, files: Files, root: Path, quota_bytes: int) -> None:
         self._files = files
-        self._packs = root / "packs"
         self._part = root / "part"
         self._root = root
         self._quota = quota_bytes
         self._blobs = Blobs(files, root)
+        self._folders = PackFolders(files, root, self._blobs)
         self._receiving: dict[str, Part] = {}
         self._lock = threading.RLock()
 
@@ -88,7 +73,7 @@ class PackStore:
 
     def has(self, pack_id: str) -> bool:
         """Whether the pack is installed; whether its files are still whole, `verify` says."""
-        return self._files.is_folder(self._packs / hex_of(pack_id))
+        return self._folders.has(hex_of(pack_id))
 
     def directory(self, pack_id: str) -> Path:
         """The folder a worker is given.
@@ -96,19 +81,18 @@ class PackStore:
         Raises:
             StoreCorrupt: The pack is not installed.
         """
-        path = self._packs / hex_of(pack_id)
-        if not self._files.is_folder(path):
+        if not self.has(pack_id):
             raise StoreCorrupt(f"pack {pack_id} is not in the store", hint="deploy it again")
-        return path
+        return self._folders.path(hex_of(pack_id))
 
     def packs(self) -> list[str]:
         """The ids of all installed packs, longest unused first."""
-        return [f"sha256:{name}" for name in sorted(self._pack_hexes(), key=self._last_used)]
+        return [f"sha256:{pack_hex}" for pack_hex in self._folders.all()]
 
     def manifest(self, pack_id: str) -> bytes | None:
         """The manifest of a pack, installed or being fetched; None when unknown or damaged."""
         pack_hex = hex_of(pack_id)
-        for path in (self._packs / pack_hex / MANIFEST, self._blobs.path(pack_hex)):
+        for path in (self._folders.path(pack_hex) / MANIFEST, self._blobs.path(pack_hex)):
             data = self._files.read(path, MANIFEST_BYTES_MAX)
             if data is not None and hashlib.sha256(data).hexdigest() == pack_hex:
                 return data
@@ -196,44 +180,27 @@ class PackStore:
             if signature is not None:
                 links[SIGNATURE] = hashlib.sha256(signature).hexdigest()
                 self._blobs.add(signature, links[SIGNATURE])
-            path = self._packs / hex_of(pack_id)
-            self._files.make_folder(self._packs)
-            self._files.replace(_list_of(path), seal(msgspec.json.encode(links)))
-            if self._files.is_folder(path):
-                self._relink(path, links)
-            else:
-                self._build(path, links)
+            self._folders.install(hex_of(pack_id), links)
             self.mark_used(pack_id)
-        return path
+        return self.directory(pack_id)
 
     def mark_used(self, pack_id: str) -> None:
         """Make this the last pack that `collect` would remove."""
-        path = self._packs / hex_of(pack_id)
-        others = (name for name in self._pack_hexes() if name != path.name)
-        newest = max(map(self._last_used, others), default=0)
-        if self._last_used(path.name) <= newest:
-            # A count, not a time: a board without a battery boots in the past.
-            # Worth no failure: without it, the order of removal is a little wrong.
-            with suppress(StoreError):
-                self._files.touch(path, newest + 1)
+        self._folders.mark_used(hex_of(pack_id))
 
     # Looking after it.
 
     def sweep(self) -> None:
         """Remove what interrupted calls have left. Call once at start, before anything else."""
         with self._lock:
-            self._files.sweep(self._packs)
-            self._files.sweep(self._part)
+            self._folders.sweep()
             self._blobs.sweep()
+            self._files.sweep(self._part)
             for name in self._files.names(self._part):
                 digest_hex = name.removesuffix(".map")
                 stored = self._blobs.size(digest_hex) is not None
                 if stored or self._files.stat(self._part / digest_hex) is None:
                     discard_part(self._files, self._part / digest_hex)
-            for name in self._files.names(self._packs):
-                pack_hex = name.removesuffix(".files")
-                if pack_hex != name and not self._files.is_folder(self._packs / pack_hex):
-                    self._files.unlink(self._packs / name)
 
     def verify(self, pack_id: str) -> tuple[BadFile, ...]:
         """Read a whole pack again and say which of its files are missing or altered.
@@ -241,12 +208,8 @@ class PackStore:
         Raises:
             StoreCorrupt: The pack, or the list of its files, is not there; install it again.
         """
-        folder = self.directory(pack_id)
-        links = self._links(folder)
-        judged = [
-            (name, f"sha256:{to}", self._judge(folder / name, to)) for name, to in links.items()
-        ]
-        return tuple(BadFile(name, digest, bad) for name, digest, bad in judged if bad)
+        self.directory(pack_id)
+        return self._folders.bad_files(hex_of(pack_id))
 
     def repair(self, pack_id: str) -> tuple[BadFile, ...]:
         """Verify a pack and drop each bad file from the store, so that `missing` names it.
@@ -283,7 +246,7 @@ class PackStore:
         blobs = sum(blob.size for blob in self._blobs.all())
         parts = sum(map(self._allocated, self._part_paths()))
         free = self._files.space(self._root).free_bytes
-        return Usage(blobs + parts, self._quota, free, len(self._pack_hexes()))
+        return Usage(blobs + parts, self._quota, free, len(self._folders.all()))
 
     def collect(
         self,
@@ -329,7 +292,7 @@ class PackStore:
         yield from self._drop_unused_blobs(kept)
         for pack_id in self.packs():
             if pack_id not in roots:
-                self._remove_pack(self._packs / hex_of(pack_id))
+                self._folders.remove(hex_of(pack_id))
                 removed.append(pack_id)
                 yield from self._drop_unused_blobs(kept)
         for path in parts:
@@ -341,14 +304,6 @@ class PackStore:
             if blob.links == 1 and blob.digest_hex not in kept:
                 self._blobs.drop(blob.digest_hex)
                 yield
-
-    def _remove_pack(self, path: Path) -> None:
-        doomed = temporary_name(path)
-        self._files.rename(path, doomed)
-        # Durable before its files go, or a power cut could leave a pack with holes in it.
-        self._files.sync_dir(self._packs)
-        self._files.remove_tree(doomed)
-        self._files.unlink(_list_of(path))
 
     def _adopt(self, file: OpenFile, digest_hex: str) -> None:
         with self._lock:
@@ -364,61 +319,9 @@ class PackStore:
         if found != size:
             raise PackError(f"file {name!r}: the manifest says {size} bytes, it has {found}")
 
-    def _build(self, path: Path, links: Mapping[str, str]) -> None:
-        doing = temporary_name(path)
-        try:
-            self._files.mkdir(doing)
-            for name, digest_hex in links.items():
-                self._files.make_folder((doing / name).parent)
-                self._files.link(self._blobs.path(digest_hex), doing / name)
-            for folder in _folders(doing, links):
-                self._files.sync_dir(folder)
-            self._files.rename(doing, path)
-        except StoreError:
-            self._give_up(doing)
-            raise
-        self._files.sync_dir(self._packs)
-
-    def _relink(self, path: Path, links: Mapping[str, str]) -> None:
-        for name, digest_hex in links.items():
-            blob, place = self._blobs.path(digest_hex), path / name
-            if _same_file(self._files, blob, place):
-                continue
-            # A second name beside the parts, moved over the old one: the place is never empty.
-            temporary = temporary_name(self._part / digest_hex)
-            self._files.make_folder(self._part)
-            self._files.make_folder(place.parent)
-            self._files.link(blob, temporary)
-            self._files.rename(temporary, place)
-        for folder in _folders(path, links):
-            self._files.sync_dir(folder)
-        self._files.sync_dir(self._packs)
-
-    def _give_up(self, doing: Path) -> None:
-        with suppress(StoreError):
-            if self._files.is_folder(doing):
-                self._files.remove_tree(doing)
-
-    def _links(self, path: Path) -> dict[str, str]:
-        data = self._files.read(_list_of(path), _LIST_BYTES_MAX)
-        sealed = None if data is None else unseal(data)
-        if sealed is None:
-            raise StoreCorrupt(f"{_list_of(path)}: missing or damaged", hint="deploy it again")
-        return msgspec.json.decode(sealed.document, type=dict[str, str])
-
-    def _judge(
-        self, path: Path, digest_hex: str
-    ) -> Literal["missing", "altered", "unreadable"] | None:
-        try:
-            got = sha256(self._files, path)
-        except StoreError:
-            return "unreadable"
-        if got is None:
-            return "missing"
-        return None if got == digest_hex else "altered"
-
     def _short(self, needed_bytes: int) -> int:
-        promised = sum(part.size - part.received_bytes for part in self._receiving.values())
+        receiving = list(self._receiving.values())  # another thread may close one meanwhile
+        promised = sum(part.size - part.received_bytes for part in receiving)
         usage = self.usage()
         coming = needed_bytes + promised
         over_quota = usage.used_bytes + coming - usage.quota_bytes
@@ -437,26 +340,3 @@ class PackStore:
     def _part_paths(self) -> list[Path]:
         names = self._files.names(self._part)
         return [self._part / name for name in names if len(name) == 64]
-
-    def _pack_hexes(self) -> list[str]:
-        return [name for name in self._files.names(self._packs) if len(name) == 64]
-
-    def _last_used(self, pack_hex: str) -> int:
-        found = self._files.stat(self._packs / pack_hex)
-        return 0 if found is None else int(found.st_mtime)
-
-
-def _list_of(path: Path) -> Path:
-    return path.with_name(f"{path.name}.files")
-
-
-def _same_file(files: Files, one: Path, other: Path) -> bool:
-    left, right = files.stat(one), files.stat(other)
-    return left is not None and right is not None and left.st_ino == right.st_ino
-
-
-def _folders(root: Path, names: Iterable[str]) -> list[Path]:
-    """Every folder of a pack, the deepest first."""
-    folders = {folder for name in names for folder in (root / name).parents}
-    inside = [folder for folder in folders if folder == root or root in folder.parents]
-    return sorted(inside, key=lambda folder: len(folder.parts), reverse=True)

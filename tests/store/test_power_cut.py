@@ -182,6 +182,21 @@ def test_blocks_that_were_flushed_survive_and_are_right(tmp_path: Path) -> None:
         assert all(bytes_there[i * 32 : i * 32 + 32] == data[i * 32 : i * 32 + 32] for i in there)
 
 
+def test_a_file_that_was_finished_is_not_fetched_again(tmp_path: Path) -> None:
+    recorder = RecordingFiles(tmp_path / "live")
+    store = store_at(tmp_path / "live", recorder)
+    store.add_manifest(OLD.pack_id, OLD.manifest)
+    recorder.mark("manifest")
+    receive(store, OLD.contents["model.onnx"])
+    recorder.mark("file")
+    for crash in restored(recorder, tmp_path / "crash", combinations=200):
+        found = store_at(tmp_path / "crash")
+        found.sweep()
+        assert not crash.marks or found.manifest(OLD.pack_id) == OLD.manifest
+        assert len(crash.marks) < 2 or found.missing(OLD.files) == ["data/labels.txt"]
+        assert_sound(tmp_path / "crash")
+
+
 def test_a_collection_cut_short_leaves_whole_packs_and_roots(tmp_path: Path) -> None:
     live = tmp_path / "live"
     for pack in (OLD, NEW):
