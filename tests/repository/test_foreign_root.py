@@ -12,12 +12,16 @@ import queue
 import shlex
 import shutil
 import subprocess
+import sys
 import tarfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import paho.mqtt.client as mqtt
 import pytest
+from onnx import TensorProto, helper
+from paho.mqtt import publish
 
 from tests.brokers import Mosquitto
 from tests.repository import foreign_root
@@ -50,8 +54,10 @@ STAND_INS = {
 
 
 @pytest.fixture(scope="module")
-def fresh(tmp_path_factory: pytest.TempPathFactory) -> ForeignRoot:
-    return foreign_root.bootstrap(tmp_path_factory.mktemp("fresh") / "root")
+def fresh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ForeignRoot]:
+    root = foreign_root.bootstrap(tmp_path_factory.mktemp("fresh") / "root")
+    yield root
+    shutil.rmtree(root.path)
 
 
 @pytest.fixture
@@ -80,12 +86,15 @@ def broker(tmp_path: Path) -> Iterator[Mosquitto]:
 def _watching(broker: Mosquitto, topic: str) -> Iterator[queue.Queue[str]]:
     """The payloads that arrive on one topic."""
     heard: queue.Queue[str] = queue.Queue()
+    granted = threading.Event()
     client = mqtt.Client(mqtt.CallbackAPIVersion.VERSION2)
+    client.on_subscribe = lambda *_: granted.set()
     client.on_message = lambda _client, _data, message: heard.put(message.payload.decode())
     client.on_connect = lambda c, *_: c.subscribe(topic, qos=1)
     client.connect("127.0.0.1", broker.port)
     client.loop_start()
     try:
+        assert granted.wait(20), f"the broker never granted {topic}"
         yield heard
     finally:
         client.disconnect()
@@ -119,12 +128,47 @@ def _until(heard: queue.Queue[str], wanted: str, process: subprocess.Popen[str])
         pytest.fail(f"the device was never {wanted}; it said:\n{said[-3000:]}")
 
 
-def _serves(device: ForeignRoot, broker: Mosquitto) -> None:
-    """The agent runs as the service would, is seen by the broker, and answers on the device."""
+def _edgeward(*arguments: str) -> None:
+    """The command, on this machine, which is the workstation of the story."""
+    command = [sys.executable, "-m", "agent", *arguments]
+    done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model that doubles its input, packed."""
+    folder = tmp_path_factory.mktemp("twice")
+    tensors = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, 2]) for n in ("x", "y")]
+    node = helper.make_node("Add", ["x", "x"], ["y"])
+    graph = helper.make_graph([node], "twice", tensors[:1], tensors[1:])
+    opset = [helper.make_opsetid("", 15)]
+    model = helper.make_model(graph, opset_imports=opset, ir_version=8)
+    (folder / "twice.onnx").write_bytes(model.SerializeToString())
+    _edgeward("pack", str(folder / "twice.onnx"), "--out", str(folder / "pack"))
+    return folder / "pack"
+
+
+def _predicts(broker: Mosquitto, pack: Path) -> None:
+    """A pack given to the device from afar answers a sensor's message."""
+    topics = ("--input-topic", "sensors/+", "--output-topic", "predictions/{1}")
+    where = ("--broker", broker.url, "--device", DEVICE)
+    _edgeward("deploy", str(pack), "--slot", "twice", *topics, *where, "--timeout", "50")
+    with _watching(broker, "predictions/7") as heard:
+        tensor = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1.5, -2.0]}
+        message = json.dumps({"id": "a", "inputs": [tensor]})
+        publish.single("sensors/7", message, qos=1, hostname="127.0.0.1", port=broker.port)
+        answer = json.loads(heard.get(timeout=30))
+    assert (answer["id"], answer["outputs"][0]["data"]) == ("a", [3.0, -4.0])
+
+
+def _serves(device: ForeignRoot, broker: Mosquitto, pack: Path) -> None:
+    """The agent runs as the service would, can be reached, serves, and answers on the device."""
     with _watching(broker, f"edgeward/{DEVICE}/status") as heard, _service(device) as process:
         _until(heard, "online", process)
+        _predicts(broker, pack)
         status = json.loads(device.check("edgeward", "status", "--json"))
-        assert status.get("device") == DEVICE, status
+        assert status["slots"]["twice"]["state"] == "active", status
 
 
 def _left_behind(device: ForeignRoot) -> list[str]:
@@ -140,7 +184,7 @@ def _left_behind(device: ForeignRoot) -> list[str]:
 
 
 def test_the_script_makes_a_fresh_system_a_device_and_leaves_nothing_when_undone(
-    device: ForeignRoot, broker: Mosquitto
+    device: ForeignRoot, broker: Mosquitto, pack: Path
 ) -> None:
     install = ["sh", "/tmp/bundle/install.sh"]
     options = ["--extras", "onnx,cli", "--device-id", DEVICE, "--broker", broker.url]
@@ -150,11 +194,11 @@ def test_the_script_makes_a_fresh_system_a_device_and_leaves_nothing_when_undone
     assert wanted.is_symlink()
     checked = device.run("systemd-analyze", "verify", "--man=no", "edgeward.service")
     assert "edgeward" not in checked.stdout + checked.stderr
-    _serves(device, broker)
+    _serves(device, broker, pack)
 
     again = device.check(*install, *options)
     assert again.count("already there") + again.count("Already there") == 3, again
-    _serves(device, broker)
+    _serves(device, broker, pack)
 
     device.check(*install, "--uninstall")
     assert sorted(_left_behind(device)) == [
@@ -167,7 +211,9 @@ def test_the_script_makes_a_fresh_system_a_device_and_leaves_nothing_when_undone
     assert device.run("id", "edgeward").returncode != 0
 
 
-def test_the_page_makes_a_fresh_system_a_device(device: ForeignRoot, broker: Mosquitto) -> None:
+def test_the_page_makes_a_fresh_system_a_device(
+    device: ForeignRoot, broker: Mosquitto, pack: Path
+) -> None:
     for name, body in STAND_INS.items():
         program = device.path / "usr/local/sbin" / name
         program.write_text(f"#!/bin/sh\n{body}\n")
@@ -181,4 +227,4 @@ def test_the_page_makes_a_fresh_system_a_device(device: ForeignRoot, broker: Mos
     script = "".join(blocks).replace("sudo edgeward status\n", "")
     shell = f"set -eux; cd /tmp/bundle; BROKER={shlex.quote(broker.url)}; export BROKER\n{script}"
     device.check("sh", "-c", shell, within_s=300)
-    _serves(device, broker)
+    _serves(device, broker, pack)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 import sys
+import tarfile
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -81,6 +83,25 @@ def test_a_pure_room_is_held_to_purity() -> None:
     below_the_adapters = floors[floors.index("(pipeline) | (insight)") : floors.index("errors")]
     rooms = re.findall(r"\w+", " ".join(below_the_adapters))
     assert {f"agent.{room}.**" for room in rooms} == set(pure)
+
+
+def test_the_wheel_carries_the_package_and_nothing_else(dist: Path) -> None:
+    (wheel,) = dist.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        names = archive.namelist()
+    assert "agent/py.typed" in names
+    folders = {name.split("/")[0] for name in names}
+    assert folders == {"agent", f"edgeward-{__version__}.dist-info"}
+
+
+def test_the_bundle_is_all_that_a_device_needs(dist: Path) -> None:
+    (bundle,) = dist.glob("*-device.tar.gz")
+    with tarfile.open(bundle) as archive:
+        names = {Path(name).name for name in archive.getnames()}
+    needed = {"agent.toml", "constraints.txt", "edgeward.service", "edgeward.sysusers"}
+    needed |= {"install.sh", "python.sh", "accelerator.conf", "secrets.conf"}
+    assert needed <= names
+    assert any(name.endswith(".whl") for name in names)
 
 
 def test_what_the_source_distribution_lists_is_there() -> None:
