@@ -1,0 +1,54 @@
+"""docs/packs.md says what the code does."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+import pytest
+
+from agent.author.reference import in_words, rendered
+from agent.author.samples import READERS
+from agent.author.spec import Spec, TensorSpec, VariantSpec
+from agent.documents.manifest import Card, Limits, Pipeline, StatePair, Tolerance, Window
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "packs.md"
+
+
+def test_the_tables_of_codecs_and_steps_are_those_of_the_registries() -> None:
+    text = PAGE.read_text()
+    assert rendered(text) == text, "run `python -m agent.author.reference docs/packs.md`"
+    assert "| `argmax` |" in text
+    assert "| `csv` |" in text
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Spec, TensorSpec, VariantSpec, Card, Limits, Pipeline, StatePair, Tolerance, Window],
+)
+def test_every_key_of_a_specification_is_on_the_page(kind: type[msgspec.Struct]) -> None:
+    text = re.sub(r"^```.*?^```", "", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
+    named = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`]+)`", text))))
+    assert {field.encode_name for field in msgspec.structs.fields(kind)} <= named
+
+
+def test_every_kind_of_sample_file_is_on_the_page() -> None:
+    text = PAGE.read_text()
+    assert all(f"| `{suffix}` |" in text for suffix in READERS)
+
+
+@pytest.mark.parametrize(
+    ("kind", "words"),
+    [
+        (str, "text"),
+        (int | None, "whole number"),
+        (tuple[float, ...], "list of number"),
+        (Literal["a", "b"], "`a` \\| `b`"),
+        (dict[str, int], "table"),
+        (float | tuple[float, ...], "number or list of number"),
+    ],
+)
+def test_types_are_said_in_words(kind: Any, words: str) -> None:
+    assert in_words(kind) == words
