@@ -146,12 +146,15 @@ def compile_output_check(tensor: Tensor, *, allow_nan: bool) -> Callable[[object
     known = fit.known
     finite = tensor.datatype in FLOAT_MAX and not allow_nan
     widen = bf16_to_fp32 if tensor.datatype == "BF16" else None
+    texts = tensor.datatype == "BYTES"
     name = f"output {tensor.name!r} of the model"
 
     def check(array: object) -> Array:
         if not isinstance(array, np.ndarray):
             raise BadOutput(f"{name}: expected an array, got {type(array).__name__}")
-        if array.dtype != dtype:
+        if texts:
+            array = _as_texts(array, name)
+        elif array.dtype != dtype:
             raise BadOutput(f"{name}: expected {tensor.datatype}, got {array.dtype.name}")
         shape = array.shape
         if known.get(shape) != shape and not fit.takes(shape):
@@ -163,6 +166,15 @@ def compile_output_check(tensor: Tensor, *, allow_nan: bool) -> Callable[[object
         return array
 
     return check
+
+
+def _as_texts(array: Array, name: str) -> Array:
+    """Return an array of `str`; runtimes give text, bytes or NumPy's own kinds of both."""
+    found = array.ravel().tolist() if array.dtype.kind in "OSU" else [array.dtype]
+    texts = [text.decode("utf-8", "replace") if isinstance(text, bytes) else text for text in found]
+    if not all(isinstance(text, str) for text in texts):
+        raise BadOutput(f"{name}: expected texts, got {array.dtype.name}")
+    return np.array(texts, np.object_).reshape(array.shape)
 
 
 def example(tensor: Tensor) -> Array:

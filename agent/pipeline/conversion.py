@@ -44,7 +44,7 @@ def compile_conversion(
     if "BYTES" in (source.datatype, target.datatype):
         raise DocumentError(path, f"{target.datatype} as the model has it", source.datatype)
     to_real, real = _to_real(source)
-    from_real = _from_real(real, target, path, refuse)
+    from_real = _from_real(source, real, target, path, refuse)
     if to_real is None or from_real is None:
         return to_real or from_real
     first, second = to_real, from_real
@@ -78,10 +78,12 @@ def _to_real(source: Tensor) -> tuple[Convert | None, np.dtype[Any]]:
     return dequantise, real
 
 
-def _from_real(real: np.dtype[Any], target: Tensor, path: str, refuse: Refuse) -> Convert | None:
+def _from_real(
+    source: Tensor, real: np.dtype[Any], target: Tensor, path: str, refuse: Refuse
+) -> Convert | None:
     dtype = DTYPES[target.datatype]
     if is_quantised(target):
-        return _quantise(target, real, refuse)
+        return _quantise(target, real, refuse, may_be_nan=source.allow_nan)
     if target.datatype == "BF16":
         narrow = _narrow(real, np.dtype(np.float32), FLOAT_MAX["BF16"], target.name, refuse)
         return (lambda array: fp32_to_bf16(narrow(array))) if narrow else fp32_to_bf16
@@ -101,7 +103,7 @@ def _from_real(real: np.dtype[Any], target: Tensor, path: str, refuse: Refuse) -
     return _whole(real, dtype, target.name, refuse)
 
 
-def _quantise(target: Tensor, real: np.dtype[Any], refuse: Refuse) -> Convert:
+def _quantise(target: Tensor, real: np.dtype[Any], refuse: Refuse, *, may_be_nan: bool) -> Convert:
     dtype = DTYPES[target.datatype]
     wide = np.dtype(np.float64 if real.itemsize > 4 or dtype.itemsize > 2 else np.float32)
     scale, zero_point = wide.type(target.scale), wide.type(target.zero_point or 0)
@@ -113,10 +115,15 @@ def _quantise(target: Tensor, real: np.dtype[Any], refuse: Refuse) -> Convert:
 
     def quantise(array: Array) -> Array:
         with np.errstate(over="ignore"):
-            stored = np.asarray(np.rint(np.divide(array, scale, dtype=wide) + zero_point))
-        if np.isnan(stored).any():
+            stored = np.asarray(np.divide(array, scale, dtype=wide))
+        stored += zero_point
+        np.rint(stored, out=stored)
+        # Half the time of np.clip for few numbers.
+        np.minimum(stored, high, out=stored)
+        np.maximum(stored, low, out=stored)
+        if may_be_nan and np.isnan(stored).any():
             raise refuse(f"{target.name}: NaN has no value in a quantised tensor")
-        return np.asarray(np.clip(stored, low, high)).astype(dtype)
+        return stored.astype(dtype)
 
     return quantise
 

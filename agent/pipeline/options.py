@@ -37,7 +37,13 @@ def look_up(
     from importlib.metadata import entry_points
 
     for point in entry_points(group=group, name=name):
-        loaded: Kind = point.load()
+        try:
+            loaded: Kind = point.load()
+        except Exception as error:
+            # Importing somebody else's package can fail in any way.
+            raise DocumentError(
+                f"{path}.{key}", f"{name!r} to be importable", f"{type(error).__name__}: {error}"
+            ) from error
         return loaded
     raise DocumentError(f"{path}.{key}", f"one of {', '.join(sorted(table))}", show(name))
 

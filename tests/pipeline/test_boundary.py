@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from agent.documents.manifest import Tensor
 from agent.errors import BadInput, BadOutput, DocumentError
@@ -107,6 +108,18 @@ def test_an_output_is_dequantised_once() -> None:
     found = unbind({"y_int8": np.array([[-1, 3]], np.int8)})["y"]
     assert found.dtype == np.float32
     np.testing.assert_array_equal(found, [[0.0, 2.0]])
+
+
+@pytest.mark.parametrize(
+    "array", [np.array(["é", ""], np.object_), np.array(["é".encode(), b""]), np.array(["é", ""])]
+)
+def test_texts_are_texts_whatever_a_runtime_calls_them(array: NDArray[Any]) -> None:
+    tensor = Tensor("t", "BYTES", (-1,))
+    unbind = compile_outputs([tensor], [tensor], path="p")
+    assert unbind({"t": array})["t"].tolist() == ["é", ""]
+    for odd in (np.array([1.5]), np.array([{}], np.object_)):
+        with pytest.raises(BadOutput, match="expected texts"):
+            unbind({"t": odd})
 
 
 def test_a_warm_up_input_means_zero() -> None:
