@@ -12,6 +12,7 @@ The caller runs the model in between:
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,8 +20,8 @@ from itertools import count
 
 import msgspec
 
-from agent.documents.manifest import CaseTensor, Manifest, Tensor, Tolerance, Variant
-from agent.errors import AgentError, BadInput, BadOutput
+from agent.documents.manifest import CaseTensor, Manifest, Tensor, Tolerance, Variant, Window
+from agent.errors import AgentError, BadInput, BadOutput, DocumentError
 from agent.pipeline import assembly, selftest
 from agent.pipeline.boundary import Bind, compile_inputs, compile_outputs, example
 from agent.pipeline.codecs.api import Decode, Encode
@@ -244,7 +245,10 @@ class Chain:
             array = decoded.arrays.pop(self._time_input)
             if array.size != 1:
                 raise BadInput(f"{self._time_input}: expected one time in ms, got {array.size}")
-            return float(array.flat[0])
+            time_ms = float(array.flat[0])
+            if not math.isfinite(time_ms):
+                raise BadInput(f"{self._time_input}: expected a time in ms, got {time_ms}")
+            return time_ms
         return message.now_ms if decoded.time_ms is None else decoded.time_ms
 
     def _check_wanted(self, wanted: tuple[str, ...]) -> None:
@@ -292,12 +296,11 @@ def compile_chain(
     assembly.check_settings(pipeline, settings)
     inputs = assembly.public_inputs(manifest)
     decode = assembly.compile_decoder(manifest, variant, inputs, reply_to=reply_to)
-    flow, make_window, time_input = inputs, None, ""
+    make_window, flow, time_input = None, inputs, ""
     if pipeline.window is not None:
-        time_input = next((t.name for t in inputs if t.name == pipeline.window.time_field), "")
-        flow = tuple(tensor for tensor in inputs if tensor.name != time_input)
+        time_input, readings = take_time_input(pipeline.window, inputs)
         make_window, flow = compile_window(
-            pipeline.window, flow, manifest.limits.max_sources, path="manifest.pipeline.window"
+            pipeline.window, readings, manifest.limits.max_sources, path="manifest.pipeline.window"
         )
     before = assembly.compile_steps(
         pipeline.pre, flow, manifest.labels, settings, path="manifest.pipeline.pre", refuse=BadInput
@@ -338,6 +341,22 @@ def compile_chain(
     )
     prefix = os.urandom(6).hex() if id_prefix is None else id_prefix
     return Chain(parts, after.tensors, variant.inputs, variant.tolerance, prefix)
+
+
+def take_time_input(window: Window, inputs: tuple[Tensor, ...]) -> tuple[str, tuple[Tensor, ...]]:
+    """Return the name of the input that is a reading's time (empty: none is), and the others.
+
+    Raises:
+        DocumentError: That input holds no number.
+    """
+    for tensor in inputs:
+        if tensor.name == window.time_field:
+            if tensor.datatype in ("BYTES", "BOOL", "BF16"):
+                raise DocumentError(
+                    "manifest.pipeline.window.time_field", "a number of ms", tensor.datatype
+                )
+            return tensor.name, tuple(other for other in inputs if other is not tensor)
+    return "", inputs
 
 
 def class_scores(outputs: Sequence[Tensor], labels: Sequence[str]) -> str:

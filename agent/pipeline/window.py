@@ -158,7 +158,8 @@ class TimeWindow:
     def push(self, reading: Arrays, sequence: int, time_ms: float) -> Pushed:
         forward = 0.0 if self._last_ms is None else max(0.0, time_ms - self._last_ms)
         self._last_ms = time_ms
-        self._elapsed_ms += forward
+        # More than a span is a gap; how long does not matter, and a sum of gaps stays finite.
+        self._elapsed_ms += min(forward, 2 * self._span_ms)
         return self._tumble(reading, sequence) if self._tumbling else self._slide(reading, sequence)
 
     def held(self) -> tuple[int, ...]:

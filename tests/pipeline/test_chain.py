@@ -447,6 +447,19 @@ def test_time_may_be_an_input_of_its_own() -> None:
     assert step.inputs["series"].tolist() == [[0, 1, 2]]
 
 
+def test_a_time_that_is_no_number_is_refused() -> None:
+    window = Window("tumbling", span_ms=10, time_field="t")
+    inputs = [READING, Tensor("t", "BYTES", (1,))]
+    with pytest.raises(DocumentError, match="time_field"):
+        make_chain(make_manifest(inputs, [Y], file_inputs=[SERIES], window=window))
+    missing = [READING, Tensor("t", "FP64", (1,), allow_nan=True)]
+    chain = make_chain(make_manifest(missing, [Y], file_inputs=[SERIES], window=window))
+    v = {"name": "v", "shape": [1], "datatype": "FP32", "data": [1]}
+    at = {"name": "t", "shape": [1], "datatype": "FP64", "data": [None]}
+    assert rejection(chain, v2_request(v, at)).message == "t: expected a time in ms, got nan"
+    assert chain.held() == ()
+
+
 def test_a_time_field_that_no_payload_can_hold_is_refused() -> None:
     manifest = make_manifest(
         [READING], [Y], file_inputs=[SERIES], window=Window("sliding", span_ms=5, time_field="t")

@@ -87,6 +87,14 @@ def test_a_clock_that_is_set_back_holds_nothing_up() -> None:
     assert ready(pushed[-1]) == [1, 2, 3]
 
 
+def test_no_clock_however_wild_stops_a_window() -> None:
+    window = make(Window("tumbling", span_ms=10))
+    for sequence, time in enumerate([1e308, -1e308] * 50):
+        push(window, sequence, time)
+    pushed = [push(window, 1000 + i, t) for i, t in enumerate([0, 5, 11, 22])]
+    assert any(p.ready is not None for p in pushed)
+
+
 def test_a_span_holds_a_bounded_number_of_readings() -> None:
     window = TimeWindow(VALUE, 1000.0, 1, 3, tumbling=True)
     pushed = [push(window, i) for i in range(1, 6)]
