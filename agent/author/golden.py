@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import msgspec
 import numpy as np
 
-from agent.author import payloads, random_samples
-from agent.author.folder import Folder
-from agent.author.samples import Reading, Sample, read_samples
-from agent.control.selection import Candidate, select
-from agent.documents import codec
-from agent.documents.manifest import (
-    CaseTensor,
-    Limits,
-    Manifest,
-    SelfTestCase,
-    Tensor,
-    Variant,
-    Window,
-)
+from agent.author import random_samples
+from agent.author.made_up import random_of, reading_of
+from agent.author.samples import Sample, read_samples
+from agent.author.trials import Trials, candidates_here, with_hint
+from agent.documents.manifest import CaseTensor, Manifest, SelfTestCase, Tensor, Variant
 from agent.errors import (
     AgentError,
     BadInput,
@@ -36,119 +26,12 @@ from agent.errors import (
     UsageError,
 )
 from agent.links.worker import BlockingWorker, error_of
-from agent.pipeline import assembly, selftest
-from agent.pipeline.boundary import pair
-from agent.pipeline.chain import ProducedBy, compile_chain
-from agent.pipeline.codecs import registry as codecs
+from agent.pipeline import selftest
 from agent.pipeline.codecs.v2_binary import LENGTH
 from agent.pipeline.message import Prediction
-from agent.pipeline.options import look_up
-from agent.pipeline.steps.api import StepKind
-from agent.pipeline.steps.registry import STEPS
-from agent.pipeline.tensors import DTYPES, Arrays
+from agent.pipeline.tensors import DTYPES, Array
 from agent.wire import frames
-from agent.wire.worker import Failed, Load, Probed
-
-Case: TypeAlias = SelfTestCase
-
-MEMORY_MB = 1024
-# A recurrent state shows in the third answer at the latest.
-STATEFUL_PAYLOADS = 3
-# Readings that a random window by time is made of; the last one completes it.
-TIMED_PAYLOADS = 9
-
-
-@dataclass(frozen=True)
-class Tried:
-    """How a variant did on this machine; `probed` is None where it was not run, `why` says why."""
-
-    variant: str
-    runtime: str
-    probed: Probed | None
-    why: str = ""
-
-
-class Trials:
-    """Runs variants of a pack in the making, each in a worker of its own."""
-
-    def __init__(self, folder: Folder, limits: Limits, deadline_s: float) -> None:
-        self._folder = folder
-        self._memory_mb = limits.memory_mb or MEMORY_MB
-        self._deadline_s = deadline_s
-
-    def worker(self, manifest: Manifest, candidate: Candidate) -> BlockingWorker:
-        """Start a worker for a variant; it has loaded nothing yet.
-
-        Raises:
-            RuntimeUnavailable: This machine has no runtime for it.
-        """
-        data = codec.encode(manifest)
-        self._folder.write_manifest(data)
-        load = Load(
-            directory=str(self._folder.path),
-            pack=f"sha256:{hashlib.sha256(data).hexdigest()}",
-            variant=candidate.variant.name,
-            memory_mb=self._memory_mb,
-        )
-        return BlockingWorker(
-            candidate.runtime, load, load_deadline_s=self._deadline_s, deadline_s=self._deadline_s
-        )
-
-    def qualify(self, manifest: Manifest) -> tuple[Tried, ...]:
-        """Let every variant that this machine can run pass the self-test, as a device will.
-
-        Raises:
-            AgentError: One does not; names it.
-        """
-        selection = select(manifest)
-        tried = [self._qualify(manifest, candidate) for candidate in selection.candidates]
-        ran = {one.variant for one in tried}
-        left = [v for v in manifest.variants if v.name not in ran]
-        reasons = zip(left, selection.refused, strict=True)
-        return (*tried, *(Tried(variant.name, "", None, why) for variant, why in reasons))
-
-    def _qualify(self, manifest: Manifest, candidate: Candidate) -> Tried:
-        name = candidate.variant.name
-        try:
-            with self.worker(manifest, candidate) as worker:
-                return Tried(name, candidate.runtime, worker.probe())
-        except RuntimeUnavailable as error:
-            return Tried(name, candidate.runtime, None, str(error))
-        except MemoryLimit as error:
-            raise with_hint(error) from None
-        except SelfTestFailed as error:
-            raise SelfTestFailed(
-                f"variant {name}: {error.message}",
-                hint="where the difference is meant, state a tolerance for it in model.toml; "
-                "random numbers are a hard test, --samples FILE gives real ones",
-            ) from None
-
-
-def with_hint(error: MemoryLimit) -> MemoryLimit:
-    """Return the error with what an author can do about it."""
-    return MemoryLimit(error.message, hint="state what it needs as limits.memory_mb in model.toml")
-
-
-def candidates_here(manifest: Manifest) -> tuple[Candidate, ...]:
-    """Return the variants worth running on this machine, in order.
-
-    Raises:
-        ModelRejected: There is none, and why.
-    """
-    selection = select(manifest)
-    if not selection.candidates:
-        raise ModelRejected(f"no variant can be run here: {'; '.join(selection.refused)}")
-    return selection.candidates
-
-
-def check_chains(manifest: Manifest) -> None:
-    """Compile the pipeline for every variant, as a worker will.
-
-    Raises:
-        DocumentError: It does not fit the signature or the variant; names the path.
-    """
-    for variant in manifest.variants:
-        compile_chain(manifest, variant, produced_by=ProducedBy("", "", ""))
+from agent.wire.worker import Failed
 
 
 def make_cases(
@@ -156,7 +39,7 @@ def make_cases(
     manifest: Manifest,
     files: Sequence[Path],
     dim_names: Mapping[str, Sequence[str]],
-) -> list[Case]:
+) -> list[SelfTestCase]:
     """Run samples through the first variant that runs here.
 
     Args:
@@ -197,17 +80,17 @@ class _Runner:
         self._variant = variant
         self._reading = reading_of(manifest, variant)
 
-    def author_cases(self, files: Sequence[Path]) -> list[Case]:
+    def author_cases(self, files: Sequence[Path]) -> list[SelfTestCase]:
         samples = read_samples(files, self._reading)
         return [self._author_case(number, sample) for number, sample in enumerate(samples, 1)]
 
-    def _author_case(self, number: int, sample: Sample) -> Case:
+    def _author_case(self, number: int, sample: Sample) -> SelfTestCase:
         try:
             return self._case(f"sample/{number}", sample)
         except BadInput as error:
             raise BadInput(f"sample {number}: {error.message}", hint=error.hint) from None
 
-    def random_cases(self, dim_names: Mapping[str, Sequence[str]]) -> list[Case]:
+    def random_cases(self, dim_names: Mapping[str, Sequence[str]]) -> list[SelfTestCase]:
         inputs = random_samples.with_batch_of_one(self._reading.inputs, dim_names)
         reading = replace(self._reading, inputs=inputs)
         refusal: BadInput | None = None
@@ -223,7 +106,7 @@ class _Runner:
             hint="give real samples: --samples FILE",
         )
 
-    def _case(self, topic: str, sample: Sample) -> Case:
+    def _case(self, topic: str, sample: Sample) -> SelfTestCase:
         answer = b""
         for payload in sample.payloads:
             answer = self._ask(topic, payload)
@@ -297,7 +180,7 @@ def as_prediction(tensors: Sequence[CaseTensor]) -> Prediction:
     return Prediction({tensor.name: as_array(tensor) for tensor in tensors})
 
 
-def as_array(tensor: CaseTensor) -> np.ndarray[Any, Any]:
+def as_array(tensor: CaseTensor) -> Array:
     """Return a kept output as an array."""
     if tensor.datatype == "BYTES":
         texts = selftest.strings_from(tensor.data, tensor.name)
@@ -307,89 +190,6 @@ def as_array(tensor: CaseTensor) -> np.ndarray[Any, Any]:
     return flat.reshape(tensor.shape)
 
 
-def _as_case(tensor: Tensor, array: np.ndarray[Any, Any]) -> CaseTensor:
+def _as_case(tensor: Tensor, array: Array) -> CaseTensor:
     data = selftest.to_bytes(array.astype(DTYPES[tensor.datatype]))
     return CaseTensor(tensor.name, tensor.datatype, array.shape, data)
-
-
-def reading_of(manifest: Manifest, variant: Variant) -> Reading:
-    """Return what samples of a pack are read for."""
-    pipeline = manifest.pipeline
-    keeps = bool(manifest.state) or variant.hidden_state == "per_source"
-    keeps = (
-        keeps
-        or pipeline.window is not None
-        or any(map(_remembers, (*pipeline.pre, *pipeline.post)))
-    )
-    return Reading(
-        inputs=assembly.public_inputs(manifest),
-        outputs=manifest.outputs,
-        codec=pipeline.decode or {"codec": codecs.DEFAULT},
-        together=keeps,
-    )
-
-
-def _remembers(step: Mapping[str, Any]) -> bool:
-    """True for a step that keeps something of a source between its messages."""
-    kind: StepKind = look_up(step, "step", STEPS, "edgeward.steps", path="manifest.pipeline")
-    return kind.remembers
-
-
-def random_of(
-    manifest: Manifest, variant: Variant, reading: Reading, free: int
-) -> tuple[Sample, ...]:
-    """Return random samples, the same ones every time.
-
-    Args:
-        manifest: The pack's.
-        variant: The variant whose stored ranges are drawn from where none is declared.
-        reading: As from `reading_of`.
-        free: The size of free dimensions.
-    """
-    window = manifest.pipeline.window
-    each = _payloads_of(window) if window else STATEFUL_PAYLOADS if reading.together else 1
-    count = random_samples.case_count(reading.inputs, each)
-    inputs = payloads.drawable(reading.codec, reading.inputs)
-    drawn = random_samples.draw(inputs, _stored(manifest, variant), free, count * each)
-    made = [
-        reading.payload(*_timed(arrays, window, index % each, each))
-        for index, arrays in enumerate(drawn)
-    ]
-    return tuple(Sample(tuple(made[i * each : (i + 1) * each])) for i in range(count))
-
-
-def _stored(manifest: Manifest, variant: Variant) -> dict[str, Tensor]:
-    if manifest.pipeline.window or manifest.pipeline.pre:
-        return {}
-    fed = {pair.input for pair in manifest.state}
-    file = [tensor for tensor in variant.inputs if tensor.name not in fed]
-    paired = pair(file, assembly.public_inputs(manifest), path="manifest.inputs")
-    return {public.name: stored for stored, public in paired}
-
-
-def _payloads_of(window: Window) -> int:
-    if window.size is not None:
-        return window.size
-    if window.time_field:
-        return TIMED_PAYLOADS
-    raise UsageError(
-        "a window over the time of arrival has no golden sample: its readings must carry a time",
-        hint="state time_field under [pipeline] window in model.toml",
-    )
-
-
-def _timed(
-    arrays: Arrays, window: Window | None, index: int, each: int
-) -> tuple[Arrays, dict[str, float]]:
-    """Give a reading its time, so that the last of a window by time completes it.
-
-    Returns:
-        Its arrays, and the time where it is none of them.
-    """
-    if window is None or not window.time_field:
-        return arrays, {}
-    time_ms = (window.span_ms or each) * index / (each - 1 or 1)
-    field = arrays.get(window.time_field)
-    if field is None:
-        return arrays, {window.time_field: time_ms}
-    return {**arrays, window.time_field: np.full_like(field, time_ms)}, {}

@@ -15,13 +15,14 @@ import msgspec
 
 from agent.author import golden, placeholder, reading, signature
 from agent.author.folder import Folder, replace_pack
-from agent.author.golden import Trials, Tried
 from agent.author.spec import Spec, VariantSpec
+from agent.author.trials import Trials, Tried, check_chains
 from agent.documents import codec
 from agent.documents.manifest import (
     MAX_MANIFEST_BYTES,
     Card,
     Manifest,
+    SelfTestCase,
     Tensor,
     Variant,
 )
@@ -148,7 +149,7 @@ class _Work:
         """Fill the folder, all but the manifest."""
         files = self._take_models(model)
         manifest = check(self._draft(files))
-        golden.check_chains(manifest)
+        check_chains(manifest)
         trials = Trials(self._folder, self._spec.limits, self._deadline_s)
         manifest, cases = self._golden(trials, manifest, files)
         names = tuple(f"selftest/{index:03}.json" for index in range(len(cases)))
@@ -221,7 +222,7 @@ class _Work:
 
     def _golden(
         self, trials: Trials, manifest: Manifest, files: Sequence[ModelFile]
-    ) -> tuple[Manifest, list[golden.Case]]:
+    ) -> tuple[Manifest, list[SelfTestCase]]:
         """Run the samples; find the rank of outputs whose file does not say it by trying."""
         said = files[0].description
         unranked = signature.unranked_outputs(said, self._spec.outputs)

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from agent.author import golden, reading, signature
+from agent.author import reading, signature
 from agent.author.folder import Folder
+from agent.author.made_up import random_of, reading_of
 from agent.author.spec import Spec
 from agent.documents import codec
 from agent.documents.manifest import CaseTensor, Manifest, SelfTestCase, Tensor, Tolerance, Variant
@@ -61,7 +62,7 @@ def _unknown(file: str, suffix: str) -> Variant:
 
 
 def _case(manifest: Manifest, variant: Variant) -> SelfTestCase:
-    sample = golden.random_of(manifest, variant, golden.reading_of(manifest, variant), 1)[0]
+    sample = random_of(manifest, variant, reading_of(manifest, variant), 1)[0]
     return SelfTestCase(1, sample.payloads, tuple(map(_zeros, variant.outputs)), variant.name)
 
 

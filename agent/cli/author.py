@@ -16,8 +16,8 @@ from agent.cli.commands import HELP_SETTINGS
 
 if TYPE_CHECKING:
     from agent.author.folder import OpenedPack
-    from agent.author.golden import Tried
     from agent.author.pack import Packed
+    from agent.author.trials import Tried
     from agent.documents.manifest import Manifest
 
 _PATH = click.Path(path_type=Path)
