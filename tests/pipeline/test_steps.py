@@ -115,7 +115,8 @@ def test_the_first_number_beyond_64_bits_is_refused(datatype: str, value: float)
         {"name": "c", "value": 300, "datatype": "UINT8"},
         {"name": "c", "value": [1, 2], "shape": [3]},
         {"name": "c", "value": 1e300},
-        {"name": "c", "value": 1, "datatype": "BF16"},
+        {"name": "c", "value": 1.5, "datatype": "INT8"},
+        {"name": "c", "value": True},
         {"name": "", "value": 1},
     ],
 )

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Annotated
 
 import msgspec
-import numpy as np
 
+from agent.documents.codec import show
 from agent.documents.manifest import Datatype, Tensor
-from agent.errors import DocumentError
+from agent.errors import BadInput, DocumentError
+from agent.pipeline.codecs.json_text import element_type, to_array
 from agent.pipeline.steps.api import CompiledStep, Memory, StepContext, StepKind
-from agent.pipeline.tensors import DTYPES, Arrays
+from agent.pipeline.tensors import Arrays, show_shape
 
 Value = bool | int | float | str
 
@@ -30,21 +31,16 @@ def compile_constant(options: Constant, context: StepContext) -> CompiledStep:
     """Make the array once; nobody writes into it."""
     if any(tensor.name == options.name for tensor in context.tensors):
         raise DocumentError(f"{context.path}.name", "a name that is not taken", repr(options.name))
-    if options.datatype == "BF16":
-        raise DocumentError(f"{context.path}.datatype", "a datatype that NumPy has", "BF16")
-    text = isinstance(options.value, str) or (
-        isinstance(options.value, tuple) and any(isinstance(v, str) for v in options.value)
-    )
+    tensor = Tensor(options.name, options.datatype, options.shape)
+    values = options.value if isinstance(options.value, tuple) else (options.value,)
     try:
-        if text != (options.datatype == "BYTES"):
-            raise ValueError("text is BYTES")
-        with np.errstate(over="raise"):
-            array = np.array(options.value, DTYPES[options.datatype]).reshape(options.shape)
-    except (ValueError, OverflowError, TypeError, FloatingPointError):
+        elements = msgspec.convert(list(values), list[element_type(tensor)])  # type: ignore[misc]
+        array = to_array(elements, tensor, options.name).reshape(options.shape)
+    except (msgspec.ValidationError, ValueError, BadInput):
         raise DocumentError(
             f"{context.path}.value",
-            f"{options.datatype} values of shape {list(options.shape)}",
-            str(options.value)[:60],
+            f"{options.datatype} values of shape {show_shape(options.shape)}",
+            show(options.value),
         ) from None
     array.flags.writeable = False
     name = options.name
@@ -53,7 +49,6 @@ def compile_constant(options: Constant, context: StepContext) -> CompiledStep:
         arrays[name] = array
         return arrays
 
-    tensor = Tensor(name, options.datatype, options.shape)
     return CompiledStep(run, (*context.tensors, tensor))
 
 
