@@ -129,7 +129,7 @@ class TemplateProcess:
         if status == -signal.SIGILL:
             hint = "its wheel uses instructions that this processor lacks: install another build"
         else:
-            hint = self.last_words()[-300:]
+            hint = _last_line(self.last_words())
         return RuntimeUnavailable(self.wait_reason(), hint=hint)
 
     def kill(self) -> None:
@@ -210,8 +210,12 @@ def describe_exit(status: int, memory_mb: int, last_words: str = "") -> WorkerEr
     if status < 0:
         return WorkerExited(f"the model crashed the runtime ({describe_status(status)})")
     return WorkerExited(
-        f"the worker ended unasked ({describe_status(status)})", hint=last_words[-300:]
+        f"the worker ended unasked ({describe_status(status)})", hint=_last_line(last_words)
     )
+
+
+def _last_line(words: str) -> str:
+    return words.rstrip().rpartition("\n")[2][-300:]
 
 
 def memory_limit(memory_mb: int) -> MemoryLimit:

@@ -12,13 +12,13 @@ from pathlib import Path
 
 from agent.documents import codec
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest, Tensor, Variant
-from agent.errors import ModelError, PackError
+from agent.errors import AgentError, ModelError, ModelRejected, PackError
 from agent.formats import registry as formats
 from agent.formats.description import OnnxNeeds
 from agent.formats.external_data import check_external_data
 from agent.pipeline.chain import Chain, ProducedBy, compile_chain
 from agent.pipeline.tensors import may_match, show_shape
-from agent.runtimes.api import Runtime, Session
+from agent.runtimes.api import Runtime, Session, shorten
 from agent.wire.worker import Load, Ready
 from agent.worker.sessions import Run, compile_run
 
@@ -61,7 +61,15 @@ def open_model(runtime: Runtime, load: Load, isolation: dict[str, str]) -> Model
 
     def load_session() -> Session:
         outputs = [tensor.name for tensor in variant.outputs]
-        return runtime.load(path, threads=load.threads, outputs=outputs)
+        try:
+            return runtime.load(path, threads=load.threads, outputs=outputs)
+        except (AgentError, MemoryError):
+            raise
+        except Exception as error:
+            # A damaged file can surprise a library anywhere, down to the text of a name.
+            raise ModelRejected(
+                f"the runtime {runtime.name} fails on {variant.file}: {shorten(repr(error))}"
+            ) from error
 
     session = load_session()
     check_tensors("input", variant.inputs, session.inputs, may_lack=False)

@@ -42,6 +42,13 @@ def serve_process(runtime: Runtime, stream: socket.socket) -> None:
     """
     isolation = confine.confine()
     conversation = Conversation(stream)
+    try:
+        _converse(runtime, conversation, isolation)
+    except ConnectionError:
+        return  # Nobody is left to be told anything.
+
+
+def _converse(runtime: Runtime, conversation: Conversation, isolation: dict[str, str]) -> None:
     load = conversation.read_load()
     if load is None:
         return
