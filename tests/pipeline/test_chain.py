@@ -346,6 +346,37 @@ def test_quantised_inputs_before_steps_are_refused() -> None:
         make_chain(make_manifest([stored], [Y], pre=[{"step": "normalize"}]))
 
 
+def test_variants_with_names_and_numbers_of_their_own_answer_alike() -> None:
+    manifest = make_manifest(
+        [Tensor("pixels", "FP32", (-1, 3))],
+        [Tensor("scores", "FP32", (-1, 2))],
+        post=[{"step": "argmax", "keep": True}],
+        labels=["ok", "worn"],
+    )
+    (real,) = manifest.variants
+    stored = msgspec.structs.replace(
+        real,
+        name="int8",
+        inputs=(Tensor("pixels_int8", "INT8", (1, 3), scale=0.5, zero_point=-1),),
+        outputs=(Tensor("scores_int8", "INT8", (1, 2), scale=0.25, zero_point=0),),
+    )
+    manifest = msgspec.structs.replace(manifest, variants=(real, stored))
+    answers = []
+    for variant, raw in [
+        (real, {"scores": np.array([[0.25, 0.75]], np.float32)}),
+        (stored, {"scores_int8": np.array([[1, 3]], np.int8)}),
+    ]:
+        chain = compile_chain(manifest, variant, produced_by=PRODUCED_BY)
+        request = {"name": "pixels", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}
+        step = chain.accept(incoming(v2_request(request, id="m")))
+        assert step.inputs is not None
+        assert set(step.inputs) == {tensor.name for tensor in variant.inputs}
+        body = json.loads(chain.encode(step, chain.predict(step, raw), 1))
+        assert body["parameters"]["variant"] == variant.name
+        answers.append(body["outputs"])
+    assert answers[0] == answers[1]
+
+
 # Windows through the chain.
 
 READING = Tensor("v", "FP32", ())
