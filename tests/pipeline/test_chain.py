@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.documents.manifest import Manifest, StatePair, Tensor, Window
+from agent.documents.manifest import Manifest, StatePair, Tensor, Variant, Window
 from agent.errors import BadOutput, DocumentError, SelfTestFailed
 from agent.pipeline.chain import Chain, Prediction, compile_chain
 from agent.pipeline.message import RejectedMessage, Step
@@ -362,10 +362,11 @@ def test_variants_with_names_and_numbers_of_their_own_answer_alike() -> None:
     )
     manifest = msgspec.structs.replace(manifest, variants=(real, stored))
     answers = []
-    for variant, raw in [
+    runs: list[tuple[Variant, Arrays]] = [
         (real, {"scores": np.array([[0.25, 0.75]], np.float32)}),
         (stored, {"scores_int8": np.array([[1, 3]], np.int8)}),
-    ]:
+    ]
+    for variant, raw in runs:
         chain = compile_chain(manifest, variant, produced_by=PRODUCED_BY)
         request = {"name": "pixels", "shape": [1, 3], "datatype": "FP32", "data": [1, 2, 3]}
         step = chain.accept(incoming(v2_request(request, id="m")))
