@@ -181,7 +181,7 @@ def test_no_bytes_raise_anything_but_bad_input(make: Callable[[], Example]) -> N
     example = make()
     decode = decoder_of(example)
 
-    @settings(max_examples=120, deadline=None)
+    @settings(max_examples=60, deadline=None)
     @given(st.binary(max_size=200))
     def any_bytes(payload: bytes) -> None:
         try:
@@ -201,7 +201,7 @@ def test_no_damage_to_a_good_payload_raises_anything_but_bad_input(
     decode = decoder_of(example)
     good = example.payload
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=80, deadline=None)
     @given(
         st.integers(0, len(good)),
         st.integers(0, len(good)),
