@@ -58,7 +58,8 @@ class TemplateProcess:
         self.control = control
         self._process = process
         self._output = output
-        self._ready = False
+        # It has told that its runtime is imported.
+        self.is_ready = False
         self._last_words = b""
 
     def request_worker(self, number: int) -> socket.socket:
@@ -106,30 +107,32 @@ class TemplateProcess:
             if not packet:
                 return events or None
             event = read(packet, TemplateEvent)
-            self._ready = self._ready or event.event == "ready"
+            self.is_ready = self.is_ready or event.event == "ready"
             events.append(event)
         return events
 
-    def last_words(self) -> str:
-        """Return the end of what the template and its workers wrote to stderr and stdout."""
+    def take_last_words(self) -> str:
+        """Return the end of what the template and its workers wrote to stderr and stdout since the
+        last call."""
         self._drain_output()
-        return self._last_words.decode("utf-8", "replace").strip()
+        words, self._last_words = self._last_words, b""
+        return words.decode("utf-8", "replace").strip()
 
     def wait_reason(self) -> str:
         """Say in a sentence how the template ended; ends it if it has not."""
         status = self._wait()
-        what = "stopped working" if self._ready else "cannot be imported here"
+        what = "stopped working" if self.is_ready else "cannot be imported here"
         return f"the runtime {self.runtime} {what} ({describe_status(status)})"
 
     def failure(self) -> AgentError:
         """Return the error for a template that ended by itself; ends it if it has not."""
         status = self._wait()
-        if self._ready:
+        if self.is_ready:
             return WorkerExited(self.wait_reason())
         if status == -signal.SIGILL:
             hint = "its wheel uses instructions that this processor lacks: install another build"
         else:
-            hint = _last_line(self.last_words())
+            hint = _last_line(self.take_last_words())
         return RuntimeUnavailable(self.wait_reason(), hint=hint)
 
     def kill(self) -> None:

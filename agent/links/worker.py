@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import select
 import socket
 import time
@@ -13,15 +14,18 @@ import msgspec
 
 from agent import errors
 from agent.errors import AgentError, RuntimeUnavailable, WorkerError, WorkerTimedOut
-from agent.links.template import describe_exit, start_template
+from agent.links.template import TemplateProcess, describe_exit, start_template
 from agent.wire import frames
 from agent.wire.worker import Failed, Load, Probed, Ready, TemplateEvent, read
 
 START_DEADLINE_S = 60.0
 LOAD_DEADLINE_S = 60.0
 ASK_DEADLINE_S = 10.0
+# From the end of a worker's stream to its exit status.
+EXIT_DEADLINE_S = 5.0
 _READ_BYTES = 256 * 1024
-_WORKER = 1
+# Unique also where several workers share a template.
+_numbers = itertools.count(1)
 
 
 class Answer(NamedTuple):
@@ -34,7 +38,7 @@ class Answer(NamedTuple):
 
 
 class BlockingWorker:
-    """A worker of its own: template, process and model. Use it as a context manager.
+    """A worker, by default with a template of its own. Use it as a context manager.
 
     Every method that waits ends the worker when its deadline passes.
     """
@@ -44,6 +48,7 @@ class BlockingWorker:
         runtime: str,
         load: Load,
         *,
+        template: TemplateProcess | None = None,
         start_deadline_s: float = START_DEADLINE_S,
         load_deadline_s: float = LOAD_DEADLINE_S,
         deadline_s: float = ASK_DEADLINE_S,
@@ -53,6 +58,8 @@ class BlockingWorker:
         Args:
             runtime: A runtime's name, as `agent.control.selection` gives it for a format.
             load: What to load and within which limits.
+            template: One of this runtime that lives on after this worker, and serves one worker
+                after the other.
             start_deadline_s: For the import of the runtime.
             load_deadline_s: For `load` and `probe`.
             deadline_s: For each answer, unless `ask` says otherwise.
@@ -70,10 +77,15 @@ class BlockingWorker:
         self._stream: socket.socket | None = None
         # Known once the worker has answered for the first time.
         self.pid = 0
-        self._template = start_template(runtime)
+        self._exited: TemplateEvent | None = None
+        self._number = next(_numbers)
+        self._owns_template = template is None
+        self._template = template or start_template(runtime)
         try:
-            self.runtime_version = self._await_ready(start_deadline_s)
-            self._stream = self._template.request_worker(_WORKER)
+            self._await_ready(start_deadline_s)
+            # What a worker before this one said is not about this one.
+            self._template.take_last_words()
+            self._stream = self._template.request_worker(self._number)
         except BaseException:
             self.close()
             raise
@@ -134,11 +146,14 @@ class BlockingWorker:
         )
 
     def close(self) -> None:
-        """End the worker and its template. Safe to call twice."""
+        """End the worker, and its template if that is its own. Safe to call twice."""
         if self._stream is not None:
             self._stream.close()
             self._stream = None
-        self._template.kill()
+        if self._owns_template:
+            self._template.kill()
+        elif self.pid:
+            self._template.kill_worker(self.pid)
 
     def __enter__(self) -> BlockingWorker:
         return self
@@ -167,8 +182,7 @@ class BlockingWorker:
     def _first(self, wanted: int, deadline_s: float) -> frames.Frame:
         frame = self._receive(deadline_s)
         # The template told of the fork before the worker could answer.
-        for event in self._template.read_events() or ():
-            self._note(event)
+        self._note_events()
         if frame.kind == frames.FAILED:
             raise error_of(read(frame.payload, Failed))
         if frame.kind != wanted:
@@ -196,6 +210,7 @@ class BlockingWorker:
         return self._stream
 
     def _timed_out(self, deadline_s: float) -> WorkerTimedOut:
+        self._note_events()
         self.close()
         return WorkerTimedOut(
             f"no answer within {deadline_s:g} s",
@@ -206,18 +221,25 @@ class BlockingWorker:
     def _gone(self) -> AgentError:
         """Return why the worker is gone, and close what is left."""
         try:
-            for event in self._events(deadline_s=5.0):
-                if event.event == "exited":
-                    words = self._template.last_words()
-                    return describe_exit(event.status, self._load.memory_mb, words)
-            return self._template.failure()
+            events = self._events(EXIT_DEADLINE_S)
+            while self._exited is None and next(events, None) is not None:
+                pass
+            return self._why_exited(self._exited) if self._exited else self._template.failure()
         finally:
             self.close()
 
-    def _await_ready(self, deadline_s: float) -> str:
+    def _why_exited(self, event: TemplateEvent) -> AgentError:
+        if event.code:
+            return error_of(Failed(event.code, event.message, event.hint))
+        words = self._template.take_last_words()
+        return describe_exit(event.status, self._load.memory_mb, words)
+
+    def _await_ready(self, deadline_s: float) -> None:
+        if self._template.is_ready:
+            return
         for event in self._events(deadline_s):
             if event.event == "ready":
-                return event.version
+                return
             if event.event == "failed":
                 raise RuntimeUnavailable(event.message, hint=event.hint)
         raise self._template.failure()
@@ -242,8 +264,17 @@ class BlockingWorker:
                 self._note(event)
                 yield event
 
+    def _note_events(self) -> None:
+        for event in self._template.read_events() or ():
+            self._note(event)
+
     def _note(self, event: TemplateEvent) -> None:
-        if event.event == "started":
+        if event.worker != self._number:
+            return
+        if event.event == "exited":
+            # Its process id may soon be another's.
+            self.pid, self._exited = 0, event
+        else:
             self.pid = event.pid
 
 

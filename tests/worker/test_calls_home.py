@@ -23,7 +23,7 @@ pack, runtime, request = sys.argv[1], sys.argv[2], Path(sys.argv[3]).read_bytes(
 with BlockingWorker(runtime, Load(directory=pack, pack="p", variant="cpu")) as worker:
     worker.load()
     for _ in range(20):
-        print(worker.ask("t", request).outcome, len(worker._template.last_words()) < 200)
+        print(worker.ask("t", request).outcome, len(worker._template.take_last_words()) < 200)
 """
 
 

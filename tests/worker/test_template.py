@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from weakref import WeakKeyDictionary
 
 import msgspec
 import pytest
@@ -43,17 +44,23 @@ def template() -> Iterator[TemplateProcess]:
     process.kill()
 
 
-def events_until(template: TemplateProcess, wanted: str, worker: int = 0) -> list[TemplateEvent]:
-    """Wait for an event; return all up to and with it."""
-    seen: list[TemplateEvent] = []
+def event_of(template: TemplateProcess, wanted: str, worker: int = 0) -> TemplateEvent:
+    """Wait for an event; those that come with it are kept for the next call."""
+    kept = _KEPT.setdefault(template, [])
     deadline = time.monotonic() + DEADLINE_S
-    while not any(event.event == wanted and event.worker == worker for event in seen):
-        left = deadline - time.monotonic()
-        assert select.select([template.control], [], [], left)[0], seen
+    while True:
+        for event in kept:
+            if (event.event, event.worker) == (wanted, worker):
+                kept.remove(event)
+                return event
+        left = max(0.0, deadline - time.monotonic())
+        assert select.select([template.control], [], [], left)[0], kept
         found = template.read_events()
-        assert found is not None, seen
-        seen += found
-    return seen
+        assert found is not None, kept
+        kept += found
+
+
+_KEPT: WeakKeyDictionary[TemplateProcess, list[TemplateEvent]] = WeakKeyDictionary()
 
 
 def load_into(stream: socket.socket, pack: Path) -> frames.Frame:
@@ -81,7 +88,7 @@ def wait_for_end(pid: int) -> None:
 
 
 def test_it_is_ready_with_one_thread_and_a_fixed_environment(template: TemplateProcess) -> None:
-    ready = events_until(template, "ready")[-1]
+    ready = event_of(template, "ready")
     assert (ready.runtime, ready.version[0].isdigit()) == ("tflite", True)
     assert len(list(Path(f"/proc/{template.pid}/task").iterdir())) == 1
     environment = Path(f"/proc/{template.pid}/environ").read_bytes().split(b"\0")[:-1]
@@ -93,9 +100,9 @@ def test_it_is_ready_with_one_thread_and_a_fixed_environment(template: TemplateP
 def test_a_worker_has_its_stream_and_nothing_else_open(
     template: TemplateProcess, pack: Path
 ) -> None:
-    events_until(template, "ready")
+    event_of(template, "ready")
     with template.request_worker(7) as stream:
-        started = events_until(template, "started", 7)[-1]
+        started = event_of(template, "started", 7)
         assert load_into(stream, pack).kind == frames.READY
         links = {
             path.readlink().name.split(":")[0]
@@ -108,37 +115,37 @@ def test_a_worker_has_its_stream_and_nothing_else_open(
 
 
 def test_several_workers_live_and_end_apart(template: TemplateProcess, pack: Path) -> None:
-    events_until(template, "ready")
+    event_of(template, "ready")
     streams = {number: template.request_worker(number) for number in (1, 2, 3)}
-    pids = {number: events_until(template, "started", number)[-1].pid for number in streams}
+    pids = {number: event_of(template, "started", number).pid for number in streams}
     assert len(set(pids.values())) == 3
     for stream in streams.values():
         assert load_into(stream, pack).kind == frames.READY
     template.kill_worker(pids[2])
-    killed = events_until(template, "exited", 2)[-1]
+    killed = event_of(template, "exited", 2)
     assert (killed.pid, killed.status) == (pids[2], -signal.SIGKILL)
     assert streams[2].recv(1) == b""
     streams[1].close()
-    assert events_until(template, "exited", 1)[-1].status == 0
+    assert event_of(template, "exited", 1).status == 0
     assert is_alive(pids[3])
     streams[2].close()
     streams[3].close()
 
 
 def test_a_process_that_is_no_worker_is_not_killed(template: TemplateProcess) -> None:
-    events_until(template, "ready")
+    event_of(template, "ready")
     with subprocess.Popen(["sleep", "60"]) as bystander:
         template.kill_worker(bystander.pid)
         with template.request_worker(1):
-            events_until(template, "started", 1)
+            event_of(template, "started", 1)
         assert bystander.poll() is None
         bystander.kill()
 
 
 def test_workers_end_with_their_template(template: TemplateProcess) -> None:
-    events_until(template, "ready")
+    event_of(template, "ready")
     with template.request_worker(1):
-        pid = events_until(template, "started", 1)[-1].pid
+        pid = event_of(template, "started", 1).pid
         pidfd = os.pidfd_open(pid)
         template.kill()
         assert select.select([pidfd], [], [], DEADLINE_S)[0]
@@ -165,7 +172,7 @@ os.kill(os.getpid(), signal.SIGKILL)
 
 
 def test_a_template_that_dies_says_how(template: TemplateProcess) -> None:
-    events_until(template, "ready")
+    event_of(template, "ready")
     os.kill(template.pid, signal.SIGSEGV)
     deadline = time.monotonic() + DEADLINE_S
     while template.read_events() is not None:
@@ -312,7 +319,7 @@ def test_a_flood_of_output_holds_nobody_up(
     with plug_in(monkeypatch, tmp_path, pack, body) as worker:
         worker.load()
         assert worker.ask("t", REQUEST).outcome == frames.PREDICTION
-        assert len(worker._template.last_words()) <= templates.LAST_WORDS_BYTES
+        assert len(worker._template.take_last_words()) <= templates.LAST_WORDS_BYTES
 
 
 @pytest.mark.parametrize(
