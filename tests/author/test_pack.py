@@ -254,6 +254,12 @@ def test_nan_is_refused_with_the_reason(tmp_path: Path) -> None:
         pack(model(tmp_path / "m.onnx", "Log"), tmp_path / "pack")
 
 
+def test_nan_that_is_meant_is_part_of_the_self_test(tmp_path: Path) -> None:
+    text = '[[outputs]]\nname = "y"\nallow_nan = true\n'
+    packed = pack(model(tmp_path / "m.onnx", "Log"), tmp_path / "pack", spec=spec(text, tmp_path))
+    assert np.isnan(as_array(cases(packed)[0].outputs[0])).any()
+
+
 def test_answers_that_are_not_the_authors_are_refused(tmp_path: Path) -> None:
     with pytest.raises(SelfTestFailed, match=r"expected 3, got 2\.0001"):
         pack(model(tmp_path / "m.onnx"), tmp_path / "pack", samples=golden(tmp_path, 3.0))
