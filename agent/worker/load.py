@@ -57,7 +57,7 @@ def open_model(runtime: Runtime, load: Load, isolation: dict[str, str]) -> Model
     directory = Path(load.directory)
     manifest = read_manifest(directory)
     variant = _variant(manifest, load.variant)
-    path = check_file(directory, manifest, variant)
+    path = check_file(directory, manifest, variant, thorough=load.probe)
 
     def load_session() -> Session:
         outputs = [tensor.name for tensor in variant.outputs]
@@ -123,10 +123,17 @@ def read_file(path: Path, max_bytes: int) -> bytes:
         raise PackError(f"{path.name} of the pack cannot be read: {error.strerror}") from None
 
 
-def check_file(directory: Path, manifest: Manifest, variant: Variant) -> Path:
-    """Check a variant's file as far as that is cheap, before a runtime sees it.
+def check_file(directory: Path, manifest: Manifest, variant: Variant, *, thorough: bool) -> Path:
+    """Check a variant's file before a runtime sees it.
 
     The digest is not computed again: who unpacked the pack has done it.
+
+    Args:
+        directory: The unpacked pack.
+        manifest: Its manifest.
+        variant: One of its variants.
+        thorough: Walk the whole structure of the file, as on its way to qualification. Otherwise
+            only what is cheap, since it has been qualified here before.
 
     Raises:
         PackError: It is missing, outside the pack, or of another size than the manifest says.
@@ -145,7 +152,7 @@ def check_file(directory: Path, manifest: Manifest, variant: Variant) -> Path:
                     hint="the file was cut short or replaced; fetch the pack again",
                 )
             _check_format(file.read(formats.HEAD_LENGTH), variant)
-            _check_references(file.fileno(), manifest, variant)
+            _check_content(file.fileno(), manifest, variant, thorough=thorough)
     except OSError as error:
         raise PackError(f"{variant.file} cannot be read: {error.strerror}") from None
     return path
@@ -199,14 +206,16 @@ def _check_format(head: bytes, variant: Variant) -> None:
     raise PackError(f"the manifest calls {variant.file} {variant.format}, it is {kind}")
 
 
-def _check_references(descriptor: int, manifest: Manifest, variant: Variant) -> None:
-    if variant.format != "onnx":
+def _check_content(
+    descriptor: int, manifest: Manifest, variant: Variant, *, thorough: bool
+) -> None:
+    if variant.format != "onnx" and not thorough:
         return
-    with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as data:
-        if data.find(_EXTERNAL_KEY) < 0:
-            return
-        with memoryview(data) as view:
-            needs = formats.describe(view, filename=variant.file).needs
+    # Not closed by hand: the error of a damaged file still holds views of it.
+    data = mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ)
+    if not thorough and data.find(_EXTERNAL_KEY) < 0:
+        return
+    needs = formats.describe(memoryview(data), filename=variant.file).needs
     if isinstance(needs, OnnxNeeds):
         folder = variant.file.rpartition("/")[0]
         check_external_data(needs.external_data, _beside(folder, manifest))
