@@ -208,7 +208,6 @@ class Journal:
         size = self.segment_bytes - segment.end
         if len(tail) < size or _NOT_ZERO.search(tail):
             self._files.write(file, bytes(size), segment.end)
-            self._files.sync(file)
 
     def _close_file(self) -> None:
         if self._file is not None:

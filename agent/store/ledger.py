@@ -84,7 +84,6 @@ class Ledger:
             except msgspec.MsgspecError:  # of a version that wrote it in another way
                 self.corrupt = True
         self._saved.cursors = {kind: self._saved.cursors.get(kind, 0) for kind in Kind}
-        self.raise_sequence(max(self._saved.cursors.values()))
 
     def save(self) -> None:
         """Make all entries durable."""
@@ -100,10 +99,6 @@ class Ledger:
         """A number for one more record or gap of this spool, never used again."""
         self._saved.sequence += 1
         return self._saved.sequence
-
-    def raise_sequence(self, sequence: int) -> None:
-        """Note that this sequence is in use."""
-        self._saved.sequence = max(self._saved.sequence, sequence)
 
     def cursor(self, kind: Kind) -> int:
         """The sequence up to which all messages of a class are settled."""
@@ -166,7 +161,7 @@ class Ledger:
 
     def recover(self, kind: Kind, message: Message, sequence: int) -> None:
         """Note a message that was found on disk."""
-        self.raise_sequence(sequence)
+        self._saved.sequence = max(self._saved.sequence, sequence)
         # A stream is unknown only where the ledger was lost.
         unknown = Stream(kind, done=message.previous)
         stream = self._saved.streams.setdefault(message.stream, unknown)

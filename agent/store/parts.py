@@ -116,7 +116,6 @@ class Part:
         """
         if not self.complete:
             raise RuntimeError(f"{self._path.name}: finished before all its blocks were received")
-        self._files.sync_data(self._open_file())
         got = sha256(self._files, self._path)
         # None: moved by an earlier attempt whose last flush failed; only that is left to do.
         if got not in (self._path.name, None):

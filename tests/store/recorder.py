@@ -359,20 +359,22 @@ class FailingFiles(QuickFiles):
         self._code = code
         self._done = done
         self._next_kind: Kind | None = None
+        self._times = 0
 
     def recover(self) -> None:
         """Let all further calls succeed."""
-        self._at, self._next_kind = 0, None
+        self._at, self._times = 0, 0
 
-    def fail_next(self, kind: Kind, code: int) -> None:
-        """Let the next call of this kind fail, once."""
-        self._next_kind, self._code = kind, code
+    def fail_next(self, kind: Kind, code: int, times: int = 1) -> None:
+        """Let the next calls of this kind fail."""
+        self._next_kind, self._code, self._times = kind, code, times
 
     def perform(self, operation: Operation) -> int:
         self.count += 1
-        if self.count != self._at and operation.kind != self._next_kind:
+        chosen = self._times > 0 and operation.kind == self._next_kind
+        if self.count != self._at and not chosen:
             return super().perform(operation)
-        self._next_kind = None
+        self._times -= chosen
         if self._code == 0:
             if operation.kind != "write":
                 return super().perform(operation)

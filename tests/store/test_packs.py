@@ -478,6 +478,7 @@ def test_a_delivery_that_fails_at_any_call_keeps_the_old_pack_and_succeeds_next_
         assert is_whole(fresh, OLD)
         assert is_whole(fresh, NEW)
         assert not list((root / "part").iterdir())
+        assert not list(root.rglob(".*.tmp"))
     assert at > 30
 
 

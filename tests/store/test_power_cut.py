@@ -105,6 +105,16 @@ def test_the_checker_follows_inodes_not_names(tmp_path: Path) -> None:
     assert bad_states(recorder, tmp_path / "crash")[0] == 0
 
 
+def test_what_was_appended_survives_a_power_cut(tmp_path: Path) -> None:
+    recorder = RecordingFiles(tmp_path / "live")
+    for document in DOCUMENTS:
+        recorder.append(tmp_path / "live" / "log", document)
+        recorder.mark(document)
+    for crash in restored(recorder, tmp_path / "crash"):
+        found = QuickFiles().read(tmp_path / "crash" / "log", 1000) or b""
+        assert found.startswith(b"".join(DOCUMENTS[: len(crash.marks)]))
+
+
 # State in two generations.
 
 
@@ -141,6 +151,8 @@ def assert_sound(root: Path, files: Files | None = None) -> None:
         deliver(store, pack)
         assert is_whole(store, pack)
     assert not list((root / "part").glob("*"))
+    assert not list(root.rglob(".*.tmp"))
+    assert len(list((root / "packs").glob("*"))) == 4
 
 
 def test_a_delivery_survives_a_power_cut_at_any_point(tmp_path: Path) -> None:
