@@ -12,7 +12,7 @@ import termios
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
 
 from agent.errors import LinkError, LinkUnreachable, UsageError
@@ -27,7 +27,8 @@ _SCHEMES: Final = {
     "ws": (80, False, True),
     "wss": (443, True, True),
 }
-_STAGGER_S: Final = 0.25  # between the addresses of one name (RFC 8305)
+# A name may have an address that leads nowhere, in front of one that works.
+_NEXT_ADDRESS_AFTER_S: Final = 4.0
 
 
 @dataclass(frozen=True)
@@ -110,23 +111,14 @@ class Dialer:
         name = (self._files.server_name or endpoint.host) if context else None
         try:
             if self._proxy is None:
-                await loop.create_connection(
-                    factory,
-                    endpoint.host,
-                    endpoint.port,
-                    ssl=context,
-                    server_hostname=name,
-                    happy_eyeballs_delay=_STAGGER_S,
-                )
-                return
-            from agent.links.proxy import connect_through
+                sock = await open_socket(endpoint.host, endpoint.port)
+            else:
+                from agent.links.proxy import connect_through
 
-            sock = await connect_through(self._proxy, endpoint.host, endpoint.port)
+                sock = await connect_through(self._proxy, endpoint.host, endpoint.port)
             await loop.create_connection(factory, sock=sock, ssl=context, server_hostname=name)
         except OSError as error:
             raise LinkUnreachable(f"cannot reach {endpoint}: {explain(error)}") from error
-        except UnicodeError as error:
-            raise LinkUnreachable(f"cannot reach {endpoint}: not a host name") from error
 
     def _tls_context(self) -> ssl.SSLContext:
         import ssl
@@ -145,6 +137,45 @@ class Dialer:
         except OSError as error:
             raise LinkError(f"cannot read TLS file {error.filename}: {error.strerror}") from error
         return self._context
+
+
+async def open_socket(host: str, port: int) -> socket.socket:
+    """Connect to the first address of a name that answers.
+
+    Returns:
+        A non-blocking socket.
+
+    Raises:
+        OSError: None does; the reason of the last.
+    """
+    addresses = await _addresses(host, port)
+    for family, kind, proto, _, address in addresses[:-1]:
+        with contextlib.suppress(OSError, asyncio.TimeoutError):
+            connecting = _connected(socket.socket(family, kind, proto), address)
+            return await asyncio.wait_for(connecting, _NEXT_ADDRESS_AFTER_S)
+    family, kind, proto, _, address = addresses[-1]
+    return await _connected(socket.socket(family, kind, proto), address)
+
+
+async def _connected(sock: socket.socket, address: Any) -> socket.socket:
+    try:
+        sock.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(sock, address)
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+async def _addresses(host: str, port: int) -> list[Any]:
+    # Only names need the resolver, which blocks and so gets a thread.
+    with contextlib.suppress(socket.gaierror):
+        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
+    try:
+        loop = asyncio.get_running_loop()
+        return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    except UnicodeError:
+        raise OSError("it is not a host name") from None
 
 
 def explain(error: OSError) -> str:

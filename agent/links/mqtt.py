@@ -51,6 +51,7 @@ _READ_BYTES: Final = 65_536
 _WRITE_HIGH_BYTES: Final = 262_144
 _CLOSE_WITHIN_S: Final = 2.0
 _TAKEN_OVER: Final = 0x8E
+_SUSPICIOUS: Final = 3  # connections in a row that did not last
 
 
 @dataclass(frozen=True)
@@ -200,6 +201,7 @@ class MqttLink:
         self._refused = False
         self._again_now = False
         self._connected_at: float | None = None
+        self._short_lived = 0
         self._written = 0
         self._taken = 0
         self.oversized = 0
@@ -297,6 +299,7 @@ class MqttLink:
         try:
             while not self._stopping.is_set():
                 self._enter("connecting")
+                self._flush()
                 self._refused = self._again_now = False
                 self._connected_at = None
                 await self._attempt()
@@ -304,7 +307,8 @@ class MqttLink:
                     break
                 if self._again_now:
                     continue
-                failures = 0 if self._was_stable() else failures
+                if self._was_stable():
+                    failures = 0
                 delay_s = self._options.backoff.delay_s(
                     failures, refused=self._refused, chance=self._chance()
                 )
@@ -386,8 +390,20 @@ class MqttLink:
             raise LinkError(f"cannot read password file {path}: {error.strerror}") from error
 
     def _was_stable(self) -> bool:
-        since = self._connected_at
-        return since is not None and self._loop.time() - since >= self._options.backoff.stable_s
+        """Whether the last connection lasted; where several did not, suspect why."""
+        if self._connected_at is None:
+            return False
+        if self._loop.time() - self._connected_at >= self._options.backoff.stable_s:
+            self._short_lived = 0
+            return True
+        self._short_lived += 1
+        if self._short_lived >= _SUSPICIOUS and not self._refused:
+            # Not every broker says so, and MQTT 3.1.1 has no way to.
+            self._last_error = (
+                f"{self._last_error}, {self._short_lived} times in a row soon after accepting us "
+                f"(does another client use the id {self._options.session.client_id!r}?)"
+            )
+        return False
 
     def _end_run(self) -> None:
         if self._pipe is not None:

@@ -9,6 +9,7 @@ from typing import Final
 from urllib.parse import urlsplit
 
 from agent.errors import LinkRefused, LinkUnreachable, UsageError
+from agent.links.dialing import explain, open_socket
 
 _ANSWER_BYTES: Final = 8192
 
@@ -37,27 +38,21 @@ async def connect_through(proxy: str, host: str, port: int) -> socket.socket:
         LinkRefused: It does not connect us.
     """
     proxy_host, proxy_port = parse_proxy(proxy)
-    loop = asyncio.get_running_loop()
     try:
-        addresses = await loop.getaddrinfo(proxy_host, proxy_port, type=socket.SOCK_STREAM)
-        family, kind, proto, _, address = addresses[0]
-        sock = socket.socket(family, kind, proto)
+        sock = await open_socket(proxy_host, proxy_port)
     except OSError as error:
-        raise LinkUnreachable(f"cannot reach proxy {proxy}: {error.strerror}") from error
+        raise LinkUnreachable(f"cannot reach proxy {proxy}: {explain(error)}") from error
     try:
-        sock.setblocking(False)
-        await loop.sock_connect(sock, address)
-        await loop.sock_sendall(sock, _request(host, port))
+        await asyncio.get_running_loop().sock_sendall(sock, _request(host, port))
         status = _status(await _answer(sock))
+        if not 200 <= status < 300:
+            raise LinkRefused(f"proxy {proxy} does not connect us to {host}:{port}: HTTP {status}")
     except OSError as error:
         sock.close()
-        raise LinkUnreachable(f"cannot reach proxy {proxy}: {error.strerror}") from error
+        raise LinkUnreachable(f"proxy {proxy} closed: {explain(error)}") from error
     except BaseException:
         sock.close()
         raise
-    if not 200 <= status < 300:
-        sock.close()
-        raise LinkRefused(f"proxy {proxy} does not connect us to {host}:{port}: status {status}")
     return sock
 
 

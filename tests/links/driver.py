@@ -1,0 +1,105 @@
+"""A link with queues in place of callbacks, for tests that wait for what happens."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from agent.links.mqtt import Backoff, LinkOptions, LinkState, MqttLink
+from agent.wire.mqtt.events import Subscribed
+from agent.wire.mqtt.options import ConnectOptions
+from agent.wire.mqtt.packets import Message
+
+WITHIN_S = 10.0
+# As the real one, only sooner.
+EAGER = Backoff(
+    first_s=(0.001, 0.01), base_s=0.01, cap_s=0.05, refused_base_s=0.02, refused_cap_s=0.05
+)
+
+
+class Driver:
+    """Runs a link and keeps what it tells.
+
+    Args:
+        url: Of the broker.
+        acks: Acknowledge each message when it arrives.
+        link: More `LinkOptions`.
+        session: More `ConnectOptions`.
+    """
+
+    def __init__(
+        self, url: str, *, acks: bool = True, link: dict[str, Any] | None = None, **session: Any
+    ) -> None:
+        options: dict[str, Any] = {"client_id": "device", "version": 5} | session
+        self.states: list[LinkState] = []
+        self.messages: asyncio.Queue[Message] = asyncio.Queue()
+        self.subscribed: asyncio.Queue[Subscribed] = asyncio.Queue()
+        self.done: list[tuple[bool, str]] = []
+        self.batches: list[int] = []
+        self._acks = acks
+        self._changed = asyncio.Event()
+        self.link = MqttLink(
+            LinkOptions(
+                url,
+                ConnectOptions(**options),
+                **({"backoff": EAGER} | (link or {})),
+            ),
+            on_messages=self._take,
+            on_state=self._state,
+            on_subscribed=self.subscribed.put_nowait,
+        )
+
+    def _take(self, messages: list[Message]) -> None:
+        self.batches.append(len(messages))
+        for message in messages:
+            if self._acks:
+                self.link.ack(message)
+            self.messages.put_nowait(message)
+
+    def _state(self, state: LinkState) -> None:
+        self.states.append(state)
+        self._changed.set()
+
+    def _on_done(self, ok: bool, why: str) -> None:
+        self.done.append((ok, why))
+        self._changed.set()
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[Driver]:
+        task = asyncio.create_task(self.link.run())
+        try:
+            yield self
+        finally:
+            await asyncio.wait_for(self.link.stop(), WITHIN_S)
+            await asyncio.wait_for(task, WITHIN_S)
+
+    def publish(self, topic: str, payload: bytes, **more: Any) -> None:
+        self.link.publish(topic, payload, on_done=self._on_done, **more)
+
+    async def phase(self, phase: str) -> LinkState:
+        """The next state with this phase, or the present one."""
+        await self.until(lambda: self.link.state.phase == phase)
+        return self.link.state
+
+    async def until(self, holds: Any) -> None:
+        """Return when something holds; looked at whenever the link tells anything."""
+
+        async def wait() -> None:
+            while not holds():
+                self._changed.clear()
+                await self._changed.wait()
+
+        await asyncio.wait_for(wait(), WITHIN_S)
+
+    async def all_done(self, count: int) -> None:
+        await self.until(lambda: len(self.done) >= count)
+
+    async def next(self) -> Message:
+        return await asyncio.wait_for(self.messages.get(), WITHIN_S)
+
+    async def subscribe(self, *filters: tuple[str, int]) -> Subscribed:
+        """Subscribe, and return the broker's answer."""
+        self.link.subscribe(filters)
+        return await asyncio.wait_for(self.subscribed.get(), WITHIN_S)
