@@ -76,8 +76,10 @@ def main() -> None:
         memory = "given"
     except MemoryError:
         memory = "refused"
-    capabilities = next(
-        line for line in Path("/proc/self/status").read_text().splitlines() if "CapEff" in line
+    status = dict(
+        line.split(":\t", 1)
+        for line in Path("/proc/self/status").read_text().splitlines()
+        if ":\t" in line
     )
     score = Path("/proc/self/oom_score_adj").read_text().strip()
     rest = {
@@ -85,7 +87,9 @@ def main() -> None:
         "tries": told,
         "thread": ran == [True],
         "memory": memory,
-        "capabilities": int(capabilities.split()[1], 16),
+        "capabilities": int(status["CapEff"], 16),
+        "no_new_privs": int(status["NoNewPrivs"]),
+        "dumpable": ctypes.CDLL(None).prctl(3, 0, 0, 0, 0),
         "reads": bool(file.read_bytes()),
         "oom_score_adj": int(score),
     }

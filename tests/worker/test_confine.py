@@ -52,6 +52,8 @@ def check(told: Any) -> None:
     assert told["reads"]
     assert told["memory"] == "refused"
     assert told["capabilities"] == 0
+    assert told["no_new_privs"] == 1
+    assert told["dumpable"] == 0
     assert told["oom_score_adj"] >= confine.OOM_SCORE_ADJ
     assert told["report"]["syscalls"] == "seccomp"
     assert told["status"] == -signal.SIGABRT
