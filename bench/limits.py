@@ -97,6 +97,7 @@ ROWS: tuple[Row, ...] = (
     *_window("kws-0", _BIG_W1, _BIG_W64),
     *_window("img-0", _BIG_W1, _BIG_W64),
     Row("tab-0", "tree_mb", "memory (PSS) of all processes, after load", "MB", Limit(1.35)),
+    Row("tab-0", "alone_mb", "the same, were nothing else running", "MB", Limit(1.35)),
     Row("tab-0", "root_mb", "memory (PSS) of the daemon, serving", "MB", own=Limit(30)),
     Row("idle", "idle_mb", "memory (PSS) of the daemon, idle", "MB", own=Limit(30)),
     Row("tab-0", "start_ms", "start to first prediction", "ms", Limit(1.5)),

@@ -195,9 +195,11 @@ def _losses(report: LoadReport) -> Figures:
 
 
 def _memory(running: Running) -> Figures:
+    pids = processes.tree(running.root)
     try:
         return {
-            "tree_mb": processes.pss_mb(processes.tree(running.root)),
+            "tree_mb": processes.pss_mb(pids),
+            "alone_mb": processes.alone_mb(pids),
             "root_mb": processes.pss_mb([running.root]),
         }
     except PermissionError:

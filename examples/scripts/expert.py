@@ -11,6 +11,7 @@ import argparse
 import os
 import signal
 import socket
+import sys
 import threading
 from pathlib import Path
 
@@ -82,7 +83,8 @@ class Server:
         self.client.max_inflight_messages_set(1000)
         self.client.on_socket_open = self.no_delay
         self.client.on_connect = self.subscribe
-        self.client.on_message = self.answer_raw if args.raw else self.answer_v2
+        self.client.on_message = self.on_message
+        self.raw = args.raw
 
     def no_delay(self, _client, _userdata, sock):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -90,11 +92,13 @@ class Server:
     def subscribe(self, client, _userdata, _flags, _reason, _properties):
         client.subscribe(self.args.input, self.args.qos)
 
-    def answer_v2(self, client, _userdata, message):
-        client.publish(self.args.output, self.model.answer_v2(message.payload), self.args.qos)
-
-    def answer_raw(self, client, _userdata, message):
-        client.publish(self.args.output, self.model.answer_raw(message.payload), self.args.qos)
+    def on_message(self, client, _userdata, message):
+        model = self.model
+        try:
+            answer = model.answer_raw if self.raw else model.answer_v2
+            client.publish(self.args.output, answer(message.payload), self.args.qos)
+        except Exception as error:  # one bad message must not end the stream
+            print(f"{message.topic}: {error}", file=sys.stderr)
 
     def reload(self, *_):
         threading.Thread(target=self.load_beside, daemon=True).start()
