@@ -59,7 +59,7 @@ class Worker(asyncio.BufferedProtocol):
         self._reader = frames.FrameReader()
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._transport: asyncio.Transport | None = None
-        self._why_killed = ""
+        self.why_killed = ""
 
     # -- asyncio.BufferedProtocol -------------------------------------------------------------
 
@@ -122,7 +122,7 @@ class Worker(asyncio.BufferedProtocol):
 
     def kill(self, why: str) -> None:
         """End the worker at once, whatever it does."""
-        self._why_killed = self._why_killed or why
+        self.why_killed = self.why_killed or why
         if self._transport is not None:
             self._transport.abort()
         self.on_kill(self)
@@ -138,8 +138,8 @@ class Worker(asyncio.BufferedProtocol):
 
     async def _wait_for_status(self) -> None:
         done, _ = await asyncio.wait((self._status,), timeout=EXIT_STATUS_DEADLINE_S)
-        if self._why_killed:
-            error: errors.AgentError = errors.WorkerExited(self._why_killed)
+        if self.why_killed:
+            error: errors.AgentError = errors.WorkerExited(self.why_killed)
         elif done:
             error = describe_exit(self._status.result(), self.memory_mb, self.last_words())
         else:
@@ -241,7 +241,7 @@ class _Template:
             raise errors.WorkerExited(f"the {worker.runtime} template is gone: {error}") from None
         self.workers[worker.number] = worker
         worker.on_kill = self._kill
-        worker.last_words = self.process.last_words
+        worker.last_words = self.process.take_last_words
         await asyncio.get_running_loop().create_unix_connection(lambda: worker, sock=stream)
 
     def close(self) -> None:
@@ -279,6 +279,8 @@ class _Template:
             worker.pid = event.pid
         elif event.event == "exited":
             del self.workers[event.worker]
+            # With a code: it was not even forked, and the message says why.
+            worker.why_killed = event.message if event.code else worker.why_killed
             worker.exited(event.status)
 
     def _ended(self) -> None:
