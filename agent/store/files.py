@@ -13,7 +13,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import secrets
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -408,7 +407,7 @@ class Files:
 def temporary_name(path: Path) -> Path:
     """A name beside `path` that nobody else uses and that `Files.sweep` recognises."""
     # Not O_TMPFILE: giving such a file a name never replaces an existing one.
-    return path.with_name(f".{path.name}.{secrets.token_hex(6)}{TEMPORARY}")
+    return path.with_name(f".{path.name}.{os.urandom(6).hex()}{TEMPORARY}")
 
 
 def is_temporary(name: str) -> bool:

@@ -67,6 +67,8 @@ def receive(store: PackStore, data: bytes) -> None:
     with store.begin_part(digest, len(data), BLOCK_BYTES) as part:
         for index in part.missing_blocks():
             part.write_block(index, data[index * BLOCK_BYTES : (index + 1) * BLOCK_BYTES])
+            if index == 1:
+                part.flush()
         part.finish()
 
 

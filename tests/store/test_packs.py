@@ -393,6 +393,7 @@ def test_the_collector_removes_the_longest_unused_and_only_as_much_as_needed(
     collected = store.collect([ids[1]], needed_bytes=500)
     assert collected.packs == (ids[2],)
     assert collected.freed_bytes >= 500
+    assert len(list((tmp_path / "packs").iterdir())) == 2 * 3
     assert [is_whole(store, sample) for sample in samples] == [True, True, False, True]
 
 

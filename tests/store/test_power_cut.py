@@ -145,6 +145,8 @@ def assert_sound(root: Path, files: Files | None = None) -> None:
     """What must hold of any disk: what is installed is whole, and a new delivery succeeds."""
     store = store_at(root, files)
     store.sweep()
+    assert not list(root.rglob(".*.tmp"))
+    assert all(path.with_suffix("").is_dir() for path in root.glob("packs/*.files"))
     for pack in (OLD, NEW):
         assert not store.has(pack.pack_id) or is_whole(store, pack)
     for pack in (OLD, NEW):

@@ -670,7 +670,8 @@ def test_a_process_killed_by_sigkill_again_and_again_loses_nothing(tmp_path: Pat
             assert child.stdout is not None
             for _ in range(kill_after):
                 number = int(child.stdout.readline())
-                assert number == last + 1
+                # The last one before the kill may have been stored and not printed any more.
+                assert number in (last + 1, last + 2)
                 last = number
             child.send_signal(signal.SIGKILL)
             for line in child.stdout:
