@@ -599,6 +599,8 @@ def test_after_a_power_cut_every_message_is_sent_or_told_and_no_number_is_used_t
     for step in range(90):
         if step == 15:
             spool.close()
+            durable = dict(producer.produced)
+            mark()
             spool = opened(live, recorder)
         stream = ("telemetry", "predictions", "telemetry", "events")[step % 4]
         producer.append(spool, stream if step < 60 else "events", 700)
