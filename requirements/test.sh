@@ -3,7 +3,7 @@
 #
 #   sh requirements/test.sh [pytest's arguments]
 #
-# EDGEWARD_TEST_BROKER=embedded keeps to the broker that comes with the test extra.
+# TEST_BROKER=embedded keeps to the broker that comes with the test extra.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -14,16 +14,16 @@ say() { echo "==> $*"; }
 # Debian keeps daemons where an ordinary user's PATH does not look.
 PATH="$PATH:/usr/local/sbin:/usr/sbin:/sbin"
 
-if [ -z "${EDGEWARD_TEST_BROKER:-}" ]; then
-    EDGEWARD_TEST_BROKER=mosquitto
-    command -v mosquitto >/dev/null || apt_install mosquitto || EDGEWARD_TEST_BROKER=embedded
+if [ -z "${TEST_BROKER:-}" ]; then
+    TEST_BROKER=mosquitto
+    command -v mosquitto >/dev/null || apt_install mosquitto || TEST_BROKER=embedded
 fi
-export EDGEWARD_TEST_BROKER PATH
+export TEST_BROKER PATH
 
-say "Running the tests (broker: $EDGEWARD_TEST_BROKER)"
+say "Running the tests (broker: $TEST_BROKER)"
 status=0
 .venv/bin/python -m pytest "$@" || status=$?
-if [ "$EDGEWARD_TEST_BROKER" = embedded ]; then
+if [ "$TEST_BROKER" = embedded ]; then
     echo "Note: mosquitto is not on this machine and could not be installed. The tests that need a"
     echo "broker ran on the embedded one (MQTT 3.1.1, no stored sessions); those that need more were"
     echo "skipped. For all of them: sudo apt-get install mosquitto, then make test."
