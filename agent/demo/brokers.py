@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from typing import Protocol
 
-from agent.errors import LinkUnreachable
+from agent.errors import LinkUnreachable, UsageError
 
 READY_WITHIN_S = 15.0
 _PLACES = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
@@ -39,9 +39,18 @@ class DemoBroker(Protocol):
         """Take the broker away from everybody, and bring it back."""
 
 
-def find_broker(folder: Path) -> DemoBroker:
-    """Choose the best broker that this machine has; its files lie below `folder`."""
-    program = shutil.which("mosquitto", path=_PLACES)
+def find_broker(folder: Path, wanted: str = "auto") -> DemoBroker:
+    """Choose the best broker that this machine has; its files lie below `folder`.
+
+    Args:
+        wanted: `auto`, `mosquitto` or `embedded`.
+
+    Raises:
+        UsageError: mosquitto is wanted and not here.
+    """
+    program = shutil.which("mosquitto", path=_PLACES) if wanted != "embedded" else None
+    if program is None and wanted == "mosquitto":
+        raise UsageError("mosquitto is not on this machine", hint="apt install mosquitto")
     return Mosquitto(folder, program) if program is not None else Embedded()
 
 

@@ -31,7 +31,14 @@ Exit codes:
     help="How long the sensors stream.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The last line is one JSON object.")
-def demo(seconds: float, as_json: bool) -> int:
+@click.option(
+    "--broker",
+    type=click.Choice(["auto", "mosquitto", "embedded"]),
+    default="auto",
+    show_default=True,
+    help="mosquitto is restarted; of the embedded one, connections are cut.",
+)
+def demo(seconds: float, as_json: bool, broker: str) -> int:
     """See everything work on this machine.
 
     A broker, four machines whose bearings wear out, models made from their physics; packs pulled
@@ -44,7 +51,7 @@ def demo(seconds: float, as_json: bool) -> int:
         shown = screen.live if console.is_terminal and not as_json else screen.lines
         return shown(progress, console)
 
-    progress = run.play(seconds, on_start)
+    progress = run.play(seconds, on_start, broker=broker)
     if as_json:
         click.echo(run.as_json(progress))
     else:

@@ -87,10 +87,10 @@ class Progress:
 class Story:
     """Builds everything in a temporary folder, plays the scenes, takes everything down."""
 
-    def __init__(self, progress: Progress, folder: Path) -> None:
+    def __init__(self, progress: Progress, folder: Path, broker: str) -> None:
         self.progress = progress
         self._folder = folder
-        self._broker: DemoBroker = find_broker(folder)
+        self._broker: DemoBroker = find_broker(folder, broker)
         self._device = DemoDevice(folder / "device", self._broker.port)
         self._console = Console(self._broker.port, self._on_event)
         self._closing = contextlib.ExitStack()
@@ -224,18 +224,20 @@ def temporary_folder() -> Iterator[Path]:
         yield Path(name)
 
 
-def play(
-    seconds: float, on_start: Callable[[Progress], contextlib.AbstractContextManager[Any]]
-) -> Progress:
+Screen = Callable[[Progress], contextlib.AbstractContextManager[Any]]
+
+
+def play(seconds: float, on_start: Screen, *, broker: str = "auto") -> Progress:
     """Play the whole story.
 
     Args:
         seconds: How long the sensors stream.
         on_start: Opens the screen for this progress.
+        broker: `auto`, `mosquitto` or `embedded`.
     """
     progress = Progress(max(LEAST_SECONDS, seconds))
     with temporary_folder() as folder, on_start(progress):
-        Story(progress, folder).play()
+        Story(progress, folder, broker).play()
     return progress
 
 

@@ -95,13 +95,15 @@ def _pack(model: DemoModel, out: Path, spec: dict[str, object]) -> Packed:
 
 
 def _corrupt(source: Path, out: Path) -> Path:
-    """Flip one bit of the model file, as a bad disk or a bad neighbour would."""
+    """Promise a new model file, and hold one that differs from it in one bit, as a bad disk or a
+    bad neighbour would make it."""
     shutil.copytree(source, out)
     model = next(out.glob("*.onnx"))
-    model.chmod(0o644)
-    data = bytearray(model.read_bytes())
-    data[len(data) // 2] ^= 0x10
-    model.write_bytes(data)
+    promised = bytearray(model.read_bytes())
+    promised[len(promised) // 2] ^= 0x01
+    _promise(out, model.name, bytes(promised), version="2.0.2")
+    promised[len(promised) // 2] ^= 0x10
+    _rewrite(model, bytes(promised))
     return out
 
 
@@ -115,13 +117,18 @@ def _lie(source: Path, out: Path) -> Path:
         if tensor["datatype"] == "FP32":
             size = len(base64.b64decode(tensor["data"]))
             tensor["data"] = base64.b64encode(bytes(size)).decode()
-    text = json.dumps(case).encode()
-    _rewrite(out / name, text)
-    digest = f"sha256:{hashlib.sha256(text).hexdigest()}"
-    manifest["files"][name] = {"digest": digest, "size": len(text)}
-    manifest["version"] = "2.0.1"
-    _rewrite(out / "manifest.json", json.dumps(manifest).encode())
+    _promise(out, name, json.dumps(case).encode(), version="2.0.1")
     return out
+
+
+def _promise(folder: Path, name: str, data: bytes, *, version: str) -> None:
+    """Put a file into a pack, and into its manifest."""
+    _rewrite(folder / name, data)
+    manifest = json.loads((folder / "manifest.json").read_bytes())
+    digest = f"sha256:{hashlib.sha256(data).hexdigest()}"
+    manifest["files"][name] = {"digest": digest, "size": len(data)}
+    manifest["version"] = version
+    _rewrite(folder / "manifest.json", json.dumps(manifest).encode())
 
 
 def _rewrite(path: Path, data: bytes) -> None:
