@@ -86,7 +86,10 @@ def test_what_a_page_leaves_running_is_ended(tmp_path: Path) -> None:
     with suppress(ProcessLookupError):
         process = os.pidfd_open(int(done.stdout))
         # A kill is carried out a moment after it was asked for; the descriptor tells when.
-        assert select.select([process], [], [], 20)[0]
+        ended = select.poll()
+        ended.register(process, select.POLLIN)
+        assert ended.poll(20_000)
+        os.close(process)
 
 
 def test_a_page_that_does_not_end_is_ended(tmp_path: Path) -> None:
