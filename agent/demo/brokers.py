@@ -28,6 +28,8 @@ class DemoBroker(Protocol):
 
     name: str
     port: int
+    # The MQTT version that the agent speaks with it.
+    version: str
     # Whether what is sent while the agent is away waits for it.
     keeps_messages: bool
 
@@ -113,6 +115,7 @@ class _Child:
 class Mosquitto(_Child):
     """mosquitto with persistence."""
 
+    version = "auto"
     keeps_messages = True
 
     def __init__(self, folder: Path, program: str) -> None:
@@ -138,6 +141,7 @@ class Embedded(_Child):
     """amqtt, in a child so that it shares nothing with what it serves."""
 
     name = "amqtt (embedded, MQTT 3.1.1)"
+    version = "3.1.1"
     keeps_messages = False
 
     def command(self) -> list[str]:

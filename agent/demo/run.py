@@ -91,7 +91,7 @@ class Story:
         self.progress = progress
         self._folder = folder
         self._broker: DemoBroker = find_broker(folder, broker)
-        self._device = DemoDevice(folder / "device", self._broker.port)
+        self._device = DemoDevice(folder / "device", self._broker.port, self._broker.version)
         self._console = Console(self._broker.port, self._on_event)
         self._closing = contextlib.ExitStack()
 

@@ -31,6 +31,7 @@ class DemoDevice:
 
     folder: Path
     port: int
+    version: str = "auto"
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
@@ -39,6 +40,7 @@ class DemoDevice:
         config.write_text(
             f'device_id = "{DEVICE}"\nstate_dir = "{self.folder / "state"}"\n'
             f'[link]\nurl = "mqtt://127.0.0.1:{self.port}"\nkeep_alive_s = 10\n'
+            f'version = "{self.version}"\n'
         )
         with (self.folder / "agent.log").open("wb") as log:
             self.process = subprocess.Popen(
