@@ -53,7 +53,7 @@ build:  ## Build wheel, source distribution and the bundle for devices into dist
 
 schemas:  ## Write docs/schemas anew from the types in agent/documents
 	@$(prepare) dev
-	@$(call step,writing docs/schemas,$(BIN)/python -m agent.documents.schemas $(ARGS))
+	@$(call step,writing docs/schemas,$(BIN)/python -m agent.documents.schemas docs/schemas)
 
 clean:  ## Remove what the other targets made
 	rm -rf .venv dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \

@@ -15,7 +15,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from agent.documents.deployment import Deployment
+from agent.documents.codec import decode
+from agent.documents.schemas import DOCUMENTS
 from agent.documents.settings import settings_from
 from tests.brokers import Mosquitto
 from tests.repository import sandbox
@@ -51,8 +52,14 @@ def _settings(text: str) -> None:
     settings_from(tomllib.loads(text), {}, name="agent.toml")
 
 
-def _deployment(text: str) -> None:
-    msgspec.json.decode(text, type=Deployment)
+def _document(kind: type[msgspec.Struct], name: str) -> Callable[[str], None]:
+    """What checks that a block is one of our documents, with no field that nobody reads."""
+
+    def check(text: str) -> None:
+        decoded = decode(text.encode(), kind, name=name, max_bytes=64 * 1024)
+        assert decoded.unknown_fields == 0, f"{name} has fields that no device reads"
+
+    return check
 
 
 # Language of a block → what it must be.
@@ -66,9 +73,9 @@ LANGUAGES: dict[str, Callable[[str], object]] = {
     "sh": lambda script: subprocess.run(["bash", "-n", "-c", script], check=True),
 }
 # File name that a block gives itself → the document that it must then be.
-DOCUMENTS: dict[str, Callable[[str], object]] = {
+NAMED: dict[str, Callable[[str], object]] = {
     "agent.toml": _settings,
-    "desired.json": _deployment,
+    **{f"{name}.json": _document(kind, name) for name, kind in DOCUMENTS.items()},
 }
 
 
@@ -76,7 +83,7 @@ DOCUMENTS: dict[str, Callable[[str], object]] = {
 def test_a_block_is_what_it_says_it_is(block: Block) -> None:
     assert block.language in LANGUAGES, f"{block.where}: use one of {', '.join(LANGUAGES)}"
     LANGUAGES[block.language](block.text)
-    DOCUMENTS.get(block.file_name, str)(block.text)
+    NAMED.get(block.file_name, str)(block.text)
 
 
 @pytest.mark.parametrize("block", _every([b for b in BLOCKS if b.language == "sh"]))
