@@ -137,7 +137,7 @@ class Daemon:
             crash_looped=lambda slot, pack, failure: self.reconciler.feed(
                 e.CrashLooped(slot, pack, failure)
             ),
-            worker_died=lambda slot, reason, pid: self.reporter.worker_died(slot, reason, pid),
+            worker_died=lambda slot, why, pid: self.reporter.worker_died(slot, why, pid),
             worker_ready=lambda slot: self.reporter.changed(),
         )
         self.fetcher = Fetcher(
@@ -391,7 +391,9 @@ def main(settings: Settings, *, files: Files | None = None) -> int:
         StoreError: The state directory cannot be used, or another agent uses it.
     """
     _keep_memory_private()
-    root = Path(settings.state_dir)
+    # Workers and fetchers start elsewhere: every path they are given must be whole.
+    root = Path(settings.state_dir).absolute()
+    settings = msgspec.structs.replace(settings, state_dir=str(root))
     files = files or Files()
     files.make_folder(root, 0o700)
     _start_logging(settings, root)
