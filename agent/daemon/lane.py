@@ -20,6 +20,7 @@ from typing import Protocol
 
 from agent.daemon.meters import SlotMeters
 from agent.documents.deployment import Slot
+from agent.errors import AgentError, BadOutput
 from agent.wire import frames, topics
 
 # Held payloads of open windows kept for a worker that has to start again.
@@ -86,7 +87,7 @@ class Effects:
     forget: Callable[[Inbound], None]
     dead_letter: Callable[[DeadLetter], None]
     # The worker gave an answer that its manifest does not allow: replace it.
-    replace_worker: Callable[[str], None]
+    replace_worker: Callable[[AgentError], None]
     # There is room for a waiting message: call `flush` soon, once for many calls.
     flush_soon: Callable[[], None]
 
@@ -116,6 +117,8 @@ class Lane:
     _next: int = 1
     _held_bytes: int = 0
     _held_unacknowledged: int = 0
+    # The message whose answer is why the worker is being replaced.
+    _culprit: Pending | None = None
     _outputs: dict[str, str] = field(default_factory=dict)
 
     # -- messages in ------------------------------------------------------------------------
@@ -176,14 +179,14 @@ class Lane:
         Raises:
             WorkerError: The frame cannot be read; the worker must be replaced.
         """
+        result = frames.decode_result(frame)
         pending = self.in_flight.pop(frame.sequence, None)
         if pending is None:
             return  # an answer to a message that was given up, or only replayed
-        result = frames.decode_result(frame)
         self.last_progress = now
         outcome = frame.flags & frames.OUTCOME_MASK
         if frame.flags & frames.BAD_OUTPUT:
-            self._bad_output(pending, bytes(frame.payload))
+            self._bad_output(pending, result.released, bytes(frame.payload))
             return
         self.careful = max(0, self.careful - 1)
         self.meters.answered(outcome, result, now - pending.received_at, now - pending.sent_at)
@@ -242,13 +245,8 @@ class Lane:
         for sequence in released:
             if sequence == answered.sequence:
                 self._acknowledge(answered)
-                continue
-            pending = self.held.pop(sequence, None)
-            if pending is not None:
-                self._held_bytes -= len(pending.message.payload)
-                if not pending.acknowledged:
-                    self._held_unacknowledged -= 1
-                self._acknowledge(pending)
+            else:
+                self._let_go(sequence)
 
     def _acknowledge(self, pending: Pending) -> None:
         if not pending.acknowledged:
@@ -256,6 +254,15 @@ class Lane:
             self.effects.acknowledge(pending.message)
 
     # -- windows ----------------------------------------------------------------------------
+
+    def _let_go(self, sequence: int) -> None:
+        """No window needs this message any more."""
+        pending = self.held.pop(sequence, None)
+        if pending is not None:
+            self._held_bytes -= len(pending.message.payload)
+            if not pending.acknowledged:
+                self._held_unacknowledged -= 1
+            self._acknowledge(pending)
 
     def _hold(self, pending: Pending) -> None:
         """Keep a message that an open window needs, unacknowledged as far as the bounds allow."""
@@ -270,12 +277,7 @@ class Lane:
             self.meters.acknowledged_early += 1
             self._acknowledge(oldest)
         while self._held_bytes > MAX_HELD_BYTES:
-            sequence, oldest = next(iter(self.held.items()))
-            del self.held[sequence]
-            self._held_bytes -= len(oldest.message.payload)
-            if not oldest.acknowledged:
-                self._held_unacknowledged -= 1
-            self._acknowledge(oldest)
+            self._let_go(next(iter(self.held)))
 
     # -- the worker -------------------------------------------------------------------------
 
@@ -297,40 +299,50 @@ class Lane:
         self.flush(now)
         self._write()
 
-    def worker_gone(self, reason: str) -> None:
+    def worker_gone(self, why: AgentError) -> None:
         """The worker died (or is being replaced): everything it had goes back to the front.
 
         Which of several messages killed it is not known, so they are tried again one at a time; a
         message that was alone when its worker died a second time is set aside.
         """
         self.open = False
+        culprit, self._culprit = self._culprit, None
         lost = list(self.in_flight.values())
         self.in_flight.clear()
-        alone = len(lost) == 1
-        for pending in reversed(lost):
+        suspects = lost if culprit is None else [culprit]
+        for pending in suspects:
             pending.tries += 1
-            if pending.tries > 1 and alone:
+        for pending in reversed(lost):
+            if pending.tries > 1 and suspects == [pending]:
                 self.careful = max(0, self.careful - 1)
-                self._set_aside(pending, "worker_exited", reason)
+                self._set_aside(pending, why.code, why.message)
                 self._acknowledge(pending)
+                self._forget_window(pending.topic)
             else:
                 self.meters.retried += 1
                 self.waiting.appendleft(pending)
-        self.careful = max(self.careful, len(lost)) if lost else self.careful
+                self.careful = max(self.careful, len(suspects))
 
-    def _bad_output(self, pending: Pending, detail: bytes) -> None:
+    def _bad_output(self, pending: Pending, released: Iterable[int], detail: bytes) -> None:
         self.meters.bad_outputs += 1
-        self.open = False
-        pending.tries += 1
-        if pending.tries > 1:
+        if pending.tries:
+            self.open = False
             self.careful = max(0, self.careful - 1)
             self._set_aside(pending, "bad_output", "the model's answer is not valid", detail)
             self._acknowledge(pending)
+            # Readings that the window had moved on from would spoil the next answer too.
+            self._release(released, pending)
         else:
-            self.meters.retried += 1
-            self.waiting.appendleft(pending)
-            self.careful = max(self.careful, 1)
-        self.effects.replace_worker("its answer was not what the manifest says")
+            self.in_flight = {pending.sequence: pending, **self.in_flight}
+            self._culprit = pending
+        self.effects.replace_worker(BadOutput("its answer was not what the manifest says"))
+
+    def _forget_window(self, topic: bytes) -> None:
+        """Let a source begin anew: its open window may be what no worker survives."""
+        held = [sequence for sequence, pending in self.held.items() if pending.topic == topic]
+        self.meters.state_lost += bool(held)
+        for sequence in held:
+            self._let_go(sequence)
 
     def close(self) -> None:
         """Send nothing more to this worker; `idle` says when it has answered everything."""

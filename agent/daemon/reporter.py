@@ -17,6 +17,7 @@ from agent.control.reporting import Facts, build_report
 from agent.control.state import DeviceState
 from agent.daemon.lane import DeadLetter
 from agent.daemon.outbox import DEAD_LETTER, EVENTS, TELEMETRY, Outbox, rfc3339
+from agent.daemon.reconciler import failure_of
 from agent.daemon.serving import SlotServer
 from agent.device import vitals
 from agent.documents import codec
@@ -30,7 +31,7 @@ from agent.documents.telemetry import (
     Stamp,
     Telemetry,
 )
-from agent.errors import LinkError
+from agent.errors import AgentError, LinkError
 from agent.links.mqtt import MqttLink
 
 # Progress changes many times a second; a console needs it once.
@@ -109,8 +110,7 @@ class Reporter:
         )
         if ready is None:
             death = server.last_death
-            why = Failure(code="worker_exited", message=death) if death else None
-            return replace(facts, trouble=why)
+            return replace(facts, trouble=failure_of(death) if death is not None else None)
         return replace(
             facts,
             variant=ready.variant,
@@ -217,8 +217,9 @@ class Reporter:
             )
         self.changed()
 
-    def worker_died(self, slot: str, reason: str, pid: int) -> None:
-        self.event("worker_died", slot=slot, code="worker_exited", message=f"{reason} (pid {pid})")
+    def worker_died(self, slot: str, why: AgentError, pid: int) -> None:
+        message = f"{why.message} (pid {pid})"
+        self.event("worker_died", slot=slot, code=why.code, message=message, hint=why.hint)
         self.changed()
 
     def dead_letter(self, letter: DeadLetter) -> None:

@@ -14,8 +14,9 @@ from agent.daemon.supervisor import Supervisor, Worker
 from agent.documents.deployment import Slot
 from agent.documents.manifest import Manifest
 from agent.documents.report import Failure
+from agent.links.worker import error_of
 from agent.wire import frames
-from agent.wire.worker import Load
+from agent.wire.worker import Failed, Load, read
 
 log = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Hooks:
     """What a slot tells the rest of the daemon."""
 
     crash_looped: Callable[[str, str, Failure], None]
-    worker_died: Callable[[str, str, int], None]
+    worker_died: Callable[[str, errors.AgentError, int], None]
     worker_ready: Callable[[str], None]
 
 
@@ -56,7 +57,7 @@ class SlotServer:
         self.worker: Worker | None = None
         self.on_probation = False
         self.health = Health()
-        self.last_death = ""
+        self.last_death: errors.AgentError | None = None
         self._supervisor = supervisor
         self._hooks = hooks
         self._loop = asyncio.get_running_loop()
@@ -116,8 +117,7 @@ class SlotServer:
             try:
                 await asyncio.wait_for(self._drained.wait(), DRAIN_S)
             except asyncio.TimeoutError:
-                log.warning("slot=%s its last messages were not answered in time", self.lane.name)
-                self.lane.worker_gone("no answer while another pack took over")
+                self._replace_worker(errors.WorkerTimedOut(f"no answer within {DRAIN_S:g} s"))
 
     def _resume_old(self) -> None:
         if self.worker is not None:
@@ -128,6 +128,8 @@ class SlotServer:
 
     async def stop(self) -> None:
         """Finish what is in flight, then end the worker."""
+        # A worker that dies of its last messages is not replaced.
+        self._switching = True
         self._cancel_restart()
         await self._drain()
         if self._overdue is not None:
@@ -144,7 +146,7 @@ class SlotServer:
         worker.on_results = self._results
         worker.on_gone = self._gone
         if worker.gone.done():
-            self._gone(worker, str(worker.gone.result()))
+            self._gone(worker, worker.gone.result())
             return
         if worker.ready is not None and not worker.ready.replayable:
             self.lane.meters.state_lost += 1
@@ -176,10 +178,13 @@ class SlotServer:
             for frame in results:
                 if frame.kind == frames.RESULT:
                     lane.answered(frame, now)
+                elif frame.kind == frames.FAILED:
+                    # It knows why it ends, which its exit status does not tell.
+                    self._replace_worker(error_of(read(frame.payload, Failed)))
                 if self.worker is not worker:
                     return  # it was replaced because of what it answered
         except errors.WorkerError as error:
-            self._replace_worker(error.message)
+            self._replace_worker(error)
             return
         if not self._answered_since_death:
             self._answered_since_death = True
@@ -188,7 +193,7 @@ class SlotServer:
         if not lane.in_flight:
             self._drained.set()
 
-    def _replace_worker(self, why: str) -> None:
+    def _replace_worker(self, why: errors.AgentError) -> None:
         worker = self.worker
         if worker is not None:
             self.worker = None
@@ -196,30 +201,30 @@ class SlotServer:
             worker.kill(why)
             self._died(worker, why)
 
-    def _gone(self, worker: Worker, reason: str) -> None:
+    def _gone(self, worker: Worker, why: errors.AgentError) -> None:
         if self.worker is worker:
             self.worker = None
-            self._died(worker, reason)
+            self._died(worker, why)
 
-    def _died(self, worker: Worker, reason: str) -> None:
+    def _died(self, worker: Worker, why: errors.AgentError) -> None:
         now = self._loop.time()
-        log.warning("slot=%s worker=%s died: %s", self.lane.name, worker.pid, reason)
-        self.lane.worker_gone(reason)
+        log.warning("slot=%s worker=%s died: %s", self.lane.name, worker.pid, why)
+        self.lane.worker_gone(why)
         self.lane.meters.worker_restarts += 1
         self._drained.set()
-        self._hooks.worker_died(self.lane.name, reason, worker.pid)
-        self._count_death(reason, now)
+        self._hooks.worker_died(self.lane.name, why, worker.pid)
+        self._count_death(why, now)
         if not self._switching:
             self._schedule_restart(self.health.restart_after_s())
 
-    def _count_death(self, reason: str, now: float) -> None:
+    def _count_death(self, why: errors.AgentError, now: float) -> None:
         self.health = self.health.died(now)
         self._answered_since_death = False
-        self.last_death = reason
+        self.last_death = why
         if self.health.crash_looping(on_probation=self.on_probation):
             failure = Failure(
-                code="worker_exited",
-                message=f"the worker of this pack keeps dying: {reason}",
+                code=why.code,
+                message=f"the worker of this pack keeps dying: {why.message}",
                 hint="run `edgeward predict` with this pack and the message that kills it",
             )
             self._hooks.crash_looped(self.lane.name, self._pack(), failure)
@@ -242,7 +247,7 @@ class SlotServer:
                 worker = await self._supervisor.start(plan.runtime, plan.load, plan.load_deadline_s)
             except errors.AgentError as error:
                 log.warning("slot=%s no worker: %s", self.lane.name, error)
-                self._count_death(str(error), self._loop.time())
+                self._count_death(error, self._loop.time())
                 delay = max(0.1, self.health.restart_after_s())
                 continue
             self._restart = None
@@ -256,7 +261,7 @@ class SlotServer:
             return
         now, deadline = self._loop.time(), self.plan.message_deadline_s
         if self.lane.overdue(now, deadline):
-            self._replace_worker(f"no answer within {deadline:g} s")
+            self._replace_worker(errors.WorkerTimedOut(f"no answer within {deadline:g} s"))
             return
         left = self.lane.last_progress + deadline - now
         self._overdue = self._loop.call_later(max(0.01, left + 0.01), self._check)

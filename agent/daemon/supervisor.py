@@ -15,6 +15,7 @@ import msgspec
 
 from agent import errors
 from agent.links.template import TemplateProcess, describe_exit, start_template
+from agent.links.worker import error_of
 from agent.wire import frames
 from agent.wire.worker import Failed, Load, Probed, Ready, TemplateEvent, read
 
@@ -23,23 +24,6 @@ log = logging.getLogger(__name__)
 READ_BYTES = 256 * 1024
 TEMPLATE_DEADLINE_S = 60.0
 EXIT_STATUS_DEADLINE_S = 1.0
-
-_ERRORS = {
-    kind.code: kind
-    for kind in (
-        errors.PackError,
-        errors.DigestMismatch,
-        errors.ModelRejected,
-        errors.SelfTestFailed,
-        errors.BadInput,
-        errors.BadOutput,
-        errors.RuntimeUnavailable,
-        errors.MemoryLimit,
-        errors.IsolationUnavailable,
-        errors.WorkerExited,
-        errors.WorkerTimedOut,
-    )
-}
 
 
 class Worker(asyncio.BufferedProtocol):
@@ -52,14 +36,14 @@ class Worker(asyncio.BufferedProtocol):
         self.pid = 0
         self.ready: Ready | None = None
         self.on_results: Callable[[list[frames.Frame]], None] | None = None
-        self.on_gone: Callable[[Worker, str], None] | None = None
+        self.on_gone: Callable[[Worker, errors.AgentError], None] | None = None
         self.gone = asyncio.get_running_loop().create_future()
         self._status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._answer: asyncio.Future[frames.Frame] | None = None
         self._reader = frames.FrameReader()
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._transport: asyncio.Transport | None = None
-        self.why_killed = ""
+        self.why_killed: errors.AgentError | None = None
 
     # -- asyncio.BufferedProtocol -------------------------------------------------------------
 
@@ -75,7 +59,7 @@ class Worker(asyncio.BufferedProtocol):
         try:
             received = list(self._reader.feed(self._buffer[:count]))
         except errors.WorkerError as error:
-            self.kill(error.message)
+            self.kill(error)
             return
         if self._answer is not None and received and not self._answer.done():
             self._answer.set_result(_keep(received.pop(0)))
@@ -120,7 +104,7 @@ class Worker(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.close()
 
-    def kill(self, why: str) -> None:
+    def kill(self, why: errors.AgentError) -> None:
         """End the worker at once, whatever it does."""
         self.why_killed = self.why_killed or why
         if self._transport is not None:
@@ -138,8 +122,9 @@ class Worker(asyncio.BufferedProtocol):
 
     async def _wait_for_status(self) -> None:
         done, _ = await asyncio.wait((self._status,), timeout=EXIT_STATUS_DEADLINE_S)
-        if self.why_killed:
-            error: errors.AgentError = errors.WorkerExited(self.why_killed)
+        error: errors.AgentError
+        if self.why_killed is not None:
+            error = self.why_killed
         elif done:
             error = describe_exit(self._status.result(), self.memory_mb, self.last_words())
         else:
@@ -147,7 +132,7 @@ class Worker(asyncio.BufferedProtocol):
         if not self.gone.done():
             self.gone.set_result(error)
         if self.on_gone is not None:
-            self.on_gone(self, error.message)
+            self.on_gone(self, error)
 
 
 class Supervisor:
@@ -207,7 +192,7 @@ class Supervisor:
         try:
             return worker, await worker.ask(load, deadline_s)
         except BaseException:
-            worker.kill("no answer in time")
+            worker.kill(errors.WorkerTimedOut("no answer in time"))
             raise
 
     def _template(self, runtime: str) -> asyncio.Future[_Template]:
@@ -280,7 +265,8 @@ class _Template:
         elif event.event == "exited":
             del self.workers[event.worker]
             # With a code: it was not even forked, and the message says why.
-            worker.why_killed = event.message if event.code else worker.why_killed
+            if event.code:
+                worker.why_killed = errors.WorkerError(event.message)
             worker.exited(event.status)
 
     def _ended(self) -> None:
@@ -319,5 +305,4 @@ def _failure(worker: Worker, frame: frames.Frame) -> errors.AgentError:
     worker.stop()
     if frame.kind != frames.FAILED:
         return errors.WorkerError(f"a worker answered LOAD with a frame of kind {frame.kind}")
-    failed = read(frame.payload, Failed)
-    return _ERRORS.get(failed.code, errors.WorkerError)(failed.message, hint=failed.hint)
+    return error_of(read(frame.payload, Failed))

@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.daemon.lane import DeadLetter, Effects, Inbound, Lane, Pending
 from agent.daemon.meters import SlotMeters
 from agent.documents.deployment import Input, Output, Slot
+from agent.errors import AgentError, BadOutput, WorkerError, WorkerExited
 from agent.wire import frames
 
 
@@ -35,7 +37,7 @@ class World:
     acknowledged: list[bytes] = field(default_factory=list)
     forgotten: list[bytes] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
-    replaced: list[str] = field(default_factory=list)
+    replaced: list[AgentError] = field(default_factory=list)
     wakes: list[None] = field(default_factory=list)
     slot: Slot = field(
         default_factory=lambda: Slot(
@@ -90,7 +92,7 @@ class World:
 
     def die(self) -> None:
         self.to_worker.clear()
-        self.lane.worker_gone("signal 11")
+        self.lane.worker_gone(WorkerExited("signal 11"))
 
     def hand_over(self, ok: bool = True) -> None:
         self.handing_over.pop(0)(ok, "" if ok else "quota exceeded")
@@ -158,11 +160,69 @@ def test_a_bad_output_is_tried_once_more_and_then_set_aside() -> None:
     world.arrive(b"nan")
     world.answer(frames.REJECTED | frames.BAD_OUTPUT)
     assert world.replaced
-    world.lane.worker_gone("replaced")
+    world.lane.worker_gone(BadOutput("replaced"))
     world.lane.worker_ready(0.0)
     world.answer(frames.REJECTED | frames.BAD_OUTPUT)
     assert [letter.code for letter in world.dead] == ["bad_output"]
     assert world.acknowledged == [b"nan"]
+
+
+def test_a_bad_output_does_not_change_the_order_of_what_was_behind_it() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    for payload in (b"nan", b"2", b"3"):
+        world.arrive(payload)
+    world.answer(frames.REJECTED | frames.BAD_OUTPUT)
+    world.die()
+    assert [pending.message.payload for pending in world.lane.waiting] == [b"nan", b"2", b"3"]
+    # Only the first is to blame.
+    assert [pending.tries for pending in world.lane.waiting] == [1, 0, 0]
+
+
+def test_a_window_that_gives_a_bad_output_twice_is_not_tried_with_the_next_reading() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.arrive(b"nan")
+    world.answer(frames.ABSORBED, released=())
+    world.arrive(b"2")
+    for _ in range(2):
+        world.answer(frames.REJECTED | frames.BAD_OUTPUT, released=(1, 2))
+        world.die()
+        world.lane.worker_ready(0.0)
+        world.to_worker[:] = [f for f in world.to_worker if not f.flags & frames.REPLAY]
+    assert [letter.payload for letter in world.dead] == [b"2"]
+    assert world.acknowledged == [b"2", b"nan"]
+    assert not world.lane.held
+
+
+def test_a_window_that_kills_two_workers_is_given_up_with_the_message_that_closed_it() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.arrive(b"1")
+    world.arrive(b"other source", topic="sensors/press-8")
+    world.answer(frames.ABSORBED, released=())
+    world.answer(frames.ABSORBED, released=())
+    world.arrive(b"2")
+    for _ in range(2):
+        world.die()
+        world.lane.worker_ready(0.0)
+    assert world.acknowledged == [b"2", b"1"]
+    assert [pending.message.payload for pending in world.lane.held.values()] == [b"other source"]
+    assert world.lane.meters.state_lost == 1
+
+
+def test_a_result_that_cannot_be_read_costs_no_message() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.arrive(b"1")
+    asked = world.to_worker.pop()
+    broken = frames.encode_frame(frames.RESULT, 0, asked.sequence, b"", b"")
+    (frame,) = frames.FrameReader().feed(broken)
+    with pytest.raises(WorkerError):
+        world.lane.answered(frame, 0.0)
+    world.die()
+    world.lane.worker_ready(0.0)
+    assert [bytes(frame.payload) for frame in world.to_worker] == [b"1"]
 
 
 def test_a_refused_message_with_an_id_gets_an_error_answer_and_one_without_is_set_aside() -> None:
