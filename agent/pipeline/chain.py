@@ -13,7 +13,6 @@ The caller runs the model in between:
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import count
@@ -276,7 +275,7 @@ def compile_chain(
     *,
     reply_to: bool = False,
     produced_by: ProducedBy,
-    id_prefix: str | None = None,
+    id_prefix: str = "",
 ) -> Chain:
     """Do all the work that one model needs once.
 
@@ -286,7 +285,8 @@ def compile_chain(
         settings: The slot's; they override options of steps by name.
         reply_to: Obey a `reply_to` in payloads.
         produced_by: What every prediction says of its origin.
-        id_prefix: Of the ids that messages without one get; default: random.
+        id_prefix: Of the ids that messages without one get; random, so that no two starts share
+            one.
 
     Raises:
         DocumentError: The pipeline does not fit the signature or the variant; names the path.
@@ -339,8 +339,7 @@ def compile_chain(
     parts = Parts(
         decode, before, bind, unbind, after, encode, sources, state, time_input, labels, scores
     )
-    prefix = os.urandom(6).hex() if id_prefix is None else id_prefix
-    return Chain(parts, after.tensors, variant.inputs, variant.tolerance, prefix)
+    return Chain(parts, after.tensors, variant.inputs, variant.tolerance, id_prefix)
 
 
 def take_time_input(window: Window, inputs: tuple[Tensor, ...]) -> tuple[str, tuple[Tensor, ...]]:

@@ -81,6 +81,7 @@ def open_model(runtime: Runtime, load: Load, isolation: dict[str, str]) -> Model
         load.settings,
         reply_to=load.reply_to,
         produced_by=ProducedBy(load.pack, runtime.name, provider, load.slot),
+        id_prefix=os.urandom(6).hex(),
     )
     # The first run also allocates: it belongs to the start. Zeros may be an input that the model
     # cannot digest, which says nothing of its real ones.

@@ -88,14 +88,6 @@ def test_the_id_comes_from_payload_then_correlation_then_here() -> None:
     ]
 
 
-def test_ids_made_here_differ_from_start_to_start() -> None:
-    manifest = simple()
-    chains = [
-        compile_chain(manifest, manifest.variants[0], produced_by=PRODUCED_BY) for _ in range(50)
-    ]
-    assert len({chain.accept(incoming(v2_request(x_of()))).id for chain in chains}) == 50
-
-
 @pytest.mark.parametrize(
     ("payload", "sentence", "message_id"),
     [
