@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 
 from agent.author.pack import Packed, pack
+from agent.author.spec import Spec, TensorSpec
 from tests.brokers import Mosquitto
 from tests.scenarios.device import Device
-from tests.scenarios.models import Affine, write_affine
+from tests.scenarios.models import Affine, write_affine, write_treacherous
 
 
 @dataclass(frozen=True)
@@ -27,6 +28,13 @@ class Packs:
         if not model.exists():
             write_affine(model, Affine(scale, offset))
         return pack(model, out, name=name, version=f"{scale:g}.0", force=True)
+
+    def treacherous(self, scale: float) -> Packed:
+        """A pack that proves itself well, and whose input can make it hang, swell or give NaN."""
+        out, model = self.folder / f"treacherous-{scale:g}", self.folder / "treacherous.onnx"
+        write_treacherous(model, scale)
+        spec = Spec(inputs=(TensorSpec("x", low=0.0, high=1.0),))
+        return pack(model, out, name="treacherous", version=f"{scale:g}.0", spec=spec, force=True)
 
 
 @pytest.fixture(scope="session")

@@ -35,3 +35,53 @@ def _save(path: Path, graph: onnx.GraphProto) -> None:
     path.write_bytes(
         helper.make_model(graph, ir_version=8, opset_imports=opset).SerializeToString()
     )
+
+
+def write_treacherous(path: Path, scale: float = 1.0) -> None:
+    """Write y = scale * x over four numbers that its input can turn against whoever runs it.
+
+    The first number is how many rounds a loop makes, the second how many numbers (4 bytes each) are
+    filled in memory, and of the third the square root is taken: a negative one gives NaN.
+    """
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 4])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 4])
+    weights = [
+        helper.make_tensor("scale", TensorProto.FLOAT, [1], [scale]),
+        helper.make_tensor("none", TensorProto.FLOAT, [1], [0.0]),
+        *(helper.make_tensor(f"at{i}", TensorProto.INT64, [1], [i]) for i in range(4)),
+        helper.make_tensor("flat", TensorProto.INT64, [1], [-1]),
+        helper.make_tensor("one", TensorProto.FLOAT, [1], [1.0]),
+        helper.make_tensor("scalar", TensorProto.INT64, [0], []),
+    ]
+    value = helper.make_tensor_value_info
+    body = helper.make_graph(
+        [
+            helper.make_node("Add", ["before", "one"], ["after"]),
+            helper.make_node("Identity", ["go_on"], ["goes_on"]),
+        ],
+        "round",
+        [
+            value("number", TensorProto.INT64, []),
+            value("go_on", TensorProto.BOOL, []),
+            value("before", TensorProto.FLOAT, [1]),
+        ],
+        [value("goes_on", TensorProto.BOOL, []), value("after", TensorProto.FLOAT, [1])],
+    )
+    node = helper.make_node
+    nodes = [
+        node("Reshape", ["x", "flat"], ["row"]),
+        *(node("Gather", ["row", f"at{i}"], [f"x{i}"]) for i in range(3)),
+        node("Cast", ["x0"], ["rounds1"], to=TensorProto.INT64),
+        node("Reshape", ["rounds1", "scalar"], ["rounds"]),
+        node("Loop", ["rounds", "", "none"], ["looped"], body=body),
+        node("Cast", ["x1"], ["size"], to=TensorProto.INT64),
+        node("ConstantOfShape", ["size"], ["filled"]),
+        node("ReduceSum", ["filled"], ["summed"], keepdims=0),
+        node("Sqrt", ["x2"], ["root"]),
+        node("Add", ["looped", "summed"], ["a"]),
+        node("Add", ["a", "root"], ["b"]),
+        node("Mul", ["b", "none"], ["nothing"]),
+        node("Mul", ["x", "scale"], ["scaled"]),
+        node("Add", ["scaled", "nothing"], ["y"]),
+    ]
+    _save(path, helper.make_graph(nodes, "treacherous", [x], [y], weights))
