@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 from agent.documents.manifest import Manifest, Variant
@@ -25,13 +24,8 @@ class Selection:
     refused: tuple[str, ...]
 
 
-def select(manifest: Manifest, unusable: Collection[str] = ()) -> Selection:
-    """Choose the variants to qualify.
-
-    Args:
-        manifest: The pack.
-        unusable: Runtimes that this device is known to lack.
-    """
+def select(manifest: Manifest) -> Selection:
+    """Choose the variants of a pack to qualify."""
     candidates: list[Candidate] = []
     refused: list[str] = []
     for variant in manifest.variants:
@@ -40,8 +34,6 @@ def select(manifest: Manifest, unusable: Collection[str] = ()) -> Selection:
             refused.append(f"{variant.name}: no runtime knows the format {variant.format!r}")
         elif variant.needs.edgetpu:
             refused.append(f"{variant.name}: needs an Edge TPU, and this device has none")
-        elif runtime in unusable:
-            refused.append(f"{variant.name}: the {runtime} runtime is not usable here")
         else:
             candidates.append(Candidate(variant, runtime))
     return Selection(tuple(candidates), tuple(refused))

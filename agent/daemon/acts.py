@@ -22,7 +22,14 @@ from agent.documents.deployment import Slot
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest
 from agent.documents.report import Progress
 from agent.documents.settings import Settings, prefix_of
-from agent.errors import AgentError, PackError, RuntimeUnavailable, StoreCorrupt, Unsigned
+from agent.errors import (
+    AgentError,
+    ModelRejected,
+    PackError,
+    RuntimeUnavailable,
+    StoreCorrupt,
+    Unsigned,
+)
 from agent.store.packs import PackStore
 from agent.wire import topics
 from agent.wire.worker import Load
@@ -48,8 +55,6 @@ class Acts:
     progressed: Callable[[], None]
     servers: dict[str, SlotServer] = field(default_factory=dict)
     progress: dict[str, Progress] = field(default_factory=dict)
-    # Runtimes whose template died or did not import; tried again after a restart of the agent.
-    unusable: dict[str, str] = field(default_factory=dict)
     _stopping: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     # -- performers -----------------------------------------------------------------------------
@@ -94,23 +99,24 @@ class Acts:
     async def qualify(self, action: e.Qualify) -> e.Qualified:
         """Prove the pack in a throw-away process: the first variant that passes is chosen."""
         manifest = self._manifest(action.target.pack)
-        selection = select(manifest, self.unusable)
+        selection = select(manifest)
         reasons = list(selection.refused)
-        last: AgentError | None = None
+        failures: list[AgentError] = []
+        absent: set[str] = set()
         for candidate in selection.candidates:
+            if candidate.runtime in absent:
+                continue  # the reason stands at the variant that came before
             try:
                 chosen = await self._probe(action, manifest, candidate)
                 return e.Qualified(action.slot, action.rollout, chosen)
-            except RuntimeUnavailable as error:
-                self.unusable[candidate.runtime] = str(error)
-                last = error
             except AgentError as error:
-                last = error
-            reasons.append(f"{candidate.variant.name} on {candidate.runtime}: {last}")
-        if last is not None and len(reasons) == 1:
-            raise last
-        kind = type(last) if last is not None and not selection.refused else PackError
-        raise kind("no variant of this pack runs here: " + "; ".join(reasons))
+                failures.append(error)
+                reasons.append(f"{candidate.variant.name} on {candidate.runtime}: {error}")
+                if isinstance(error, RuntimeUnavailable):
+                    absent.add(candidate.runtime)
+        if failures and len(reasons) == 1:
+            raise failures[0]
+        raise _none_runs(failures, reasons)
 
     async def _probe(
         self, action: e.Qualify, manifest: Manifest, candidate: Candidate
@@ -260,3 +266,12 @@ class Acts:
             require_isolation=self.settings.isolation.require,
         )
         return Plan(target, manifest, candidate.runtime, load, limits.probe_deadline_s, deadline_s)
+
+
+def _none_runs(failures: list[AgentError], reasons: list[str]) -> AgentError:
+    """One error for all variants of a pack: of the kind of the last that was tried."""
+    kind = type(failures[-1]) if failures else ModelRejected
+    error = kind.__new__(kind)
+    # Only the base class takes a ready sentence; some kinds build theirs from parts.
+    AgentError.__init__(error, "no variant of this pack runs here: " + "; ".join(reasons))
+    return error

@@ -76,6 +76,18 @@ class Running:
         )
         return found
 
+    def event(self, kind: str, **fields: Any) -> dict[str, Any]:
+        """Wait for an event of a kind with such fields; `events` must be subscribed to."""
+
+        def told() -> dict[str, Any] | None:
+            for event in documents(self.user.on(self.topic("events"))):
+                if event.get("event") == kind and fields.items() <= event.items():
+                    return event
+            return None
+
+        found: dict[str, Any] = until(told, f"the event {kind} {fields}", log=self.device)
+        return found
+
     def predict(
         self, message_id: str, source: str = "in/a", answers: str = "out/a", row: Any = None
     ) -> dict[str, Any]:
