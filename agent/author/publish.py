@@ -286,9 +286,8 @@ class _Delivery:
 
     def _refused(self, before: Report | None, message: Received) -> Iterator[Event]:
         refused = self.report.refused if self.report is not None else None
-        # One that can be retried is a trouble of the device, which it gets over by itself; an old
-        # one was about somebody else's document.
-        if refused is None or refused.retryable or message.retained or not self.own:
+        # An old one was about somebody else's document.
+        if refused is None or message.retained or not self.own:
             return
         if before is None or before.refused != refused:
             yield Verdict("refused", refused, self._slot_report())

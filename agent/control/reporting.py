@@ -60,8 +60,9 @@ def build_report(
         device=device,
         deployment=state.deployment,
         slots={name: _slot(entry, facts.get(name, Facts())) for name, entry in state.slots.items()},
-        refused=trouble or state.refused,
+        refused=state.refused,
         unknown_fields=state.unknown_fields,
+        trouble=trouble,
     )
 
 

@@ -127,7 +127,6 @@ class Reporter:
         report: dict[str, Any] = msgspec.to_builtins(self.report())
         link = self.link.state
         report["link"] = {"state": link.phase, "error": link.last_error or ""}
-        report["trouble"] = msgspec.to_builtins(self.trouble)
         for name, entry in report.get("slots", {}).items():
             server = self.servers.get(name)
             if server is not None:

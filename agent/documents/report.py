@@ -12,7 +12,14 @@ SlotPhase = Literal[
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Why something did not happen: a stable code, a sentence, and what to do."""
+    """Why something did not happen.
+
+    Attributes:
+        code: One of docs/errors.md.
+        message: A sentence: what failed, on what, and why.
+        hint: What to do about it.
+        retryable: The same may succeed later; the agent tries again by itself.
+    """
 
     code: str
     message: str
@@ -21,13 +28,38 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Progress(msgspec.Struct, frozen=True):
+    """How much of a pack is here.
+
+    Attributes:
+        done_bytes: Received, or here before.
+        total_bytes: Of the whole pack, each different file once.
+    """
+
     done_bytes: int
     total_bytes: int
 
 
 class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One slot. `pack` and what follows describe the model that serves now; `wanted` is the pack of
-    the running or last rollout, which `state` and `error` speak of."""
+    """One slot. `state`, `wanted` and `error` speak of the running or last rollout, the rest of the
+    model that serves now.
+
+    Attributes:
+        state: Where the rollout stands, or how it ended; docs/operations.md says what to do.
+        wanted: The pack that the rollout is, or was, to bring.
+        pack: The pack that serves; absent where none does.
+        name: From its manifest.
+        version: From its manifest.
+        variant: The variant that really runs; this and the next four are absent while no worker is
+            there.
+        runtime: The inference library that really runs it.
+        runtime_version: Its version.
+        provider: What that library computes on, as it says itself.
+        isolation: What holds the worker, `layer:how` for each layer, with commas between them.
+        p50_ms: Median time of one run, measured on this device when the pack was qualified.
+        previous: The pack that `edgeward rollback` brings back; absent where there is none.
+        progress: While the pack is being fetched.
+        error: Why the rollout failed or waits, or why no worker is there.
+    """
 
     state: SlotPhase
     wanted: str = ""
@@ -46,16 +78,29 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Report(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The whole reported document."""
+    """The whole reported document.
+
+    Attributes:
+        schema: The version of this format.
+        agent: The agent's version.
+        device: The device's id.
+        deployment: The name of the last accepted deployment.
+        trust: `unsigned`: packs are checked against their digests only.
+        profile: The device's profile; this version knows none.
+        slots: By slot.
+        refused: Why the last desired document was refused whole, so that nothing of it was done.
+            Or, with a code of the store, why the agent can act on none at the moment.
+        unknown_fields: Fields of the accepted document that this version does not know, ignored.
+    """
 
     schema: Literal[1]
     agent: str
     device: str
     deployment: str = ""
-    # "unsigned": packs are checked against their digests only.
     trust: str = "unsigned"
     profile: str = ""
     slots: dict[str, SlotReport] = {}
-    # Why the last desired document was refused whole; nothing of it was done.
     refused: Failure | None = None
     unknown_fields: int = 0
+    # What keeps the agent as a whole from acting, such as a full disk.
+    trouble: Failure | None = None
