@@ -51,7 +51,7 @@ class Mosquitto:
         users: Names and passwords; none: anybody may connect.
         acl: Lines of an access list.
         persistent: It keeps sessions and retained messages over a restart.
-        websockets: It also listens for WebSocket, on `ws_port`.
+        websockets: It also listens for WebSocket, on `ws_port`; with `tls` on `wss_port` too.
         tls: Folder with `ca.pem`, `server.pem` and `server.key`; it also listens on `tls_port`.
         mutual_tls: It asks for a client certificate there.
     """
@@ -67,6 +67,7 @@ class Mosquitto:
     port: int = 0
     tls_port: int = 0
     ws_port: int = 0
+    wss_port: int = 0
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -82,6 +83,10 @@ class Mosquitto:
         return f"ws://127.0.0.1:{self.ws_port}/mqtt"
 
     @property
+    def wss_url(self) -> str:
+        return f"wss://localhost:{self.wss_port}/mqtt"
+
+    @property
     def log(self) -> str:
         return (self.folder / "mosquitto.log").read_text(errors="replace")
 
@@ -92,6 +97,7 @@ class Mosquitto:
         self.port = self.port or free_port()
         self.tls_port = self.tls_port or free_port()
         self.ws_port = self.ws_port or free_port()
+        self.wss_port = self.wss_port or free_port()
         config = self.folder / "mosquitto.conf"
         config.write_text("\n".join(self._config()) + "\n")
         with (self.folder / "mosquitto.log").open("ab") as log:
@@ -102,6 +108,7 @@ class Mosquitto:
             (self.port, True),
             (self.tls_port, self.tls is not None),
             (self.ws_port, self.websockets),
+            (self.wss_port, self.websockets and self.tls is not None),
         ):
             if used:
                 wait_for_port(port, self.process, START_WITHIN_S)
@@ -137,13 +144,20 @@ class Mosquitto:
         yield f"listener {self.port} 127.0.0.1"
         if self.tls is not None:
             yield f"listener {self.tls_port} 127.0.0.1"
-            yield f"cafile {self.tls / 'ca.pem'}"
-            yield f"certfile {self.tls / 'server.pem'}"
-            yield f"keyfile {self.tls / 'server.key'}"
-            yield f"require_certificate {'true' if self.mutual_tls else 'false'}"
+            yield from self._tls(self.tls)
         if self.websockets:
             yield f"listener {self.ws_port} 127.0.0.1"
             yield "protocol websockets"
+        if self.websockets and self.tls is not None:
+            yield f"listener {self.wss_port} 127.0.0.1"
+            yield "protocol websockets"
+            yield from self._tls(self.tls)
+
+    def _tls(self, folder: Path) -> Iterator[str]:
+        yield f"cafile {folder / 'ca.pem'}"
+        yield f"certfile {folder / 'server.pem'}"
+        yield f"keyfile {folder / 'server.key'}"
+        yield f"require_certificate {'true' if self.mutual_tls else 'false'}"
 
     def _password_file(self) -> Path:
         path = self.folder / "passwords"

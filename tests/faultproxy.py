@@ -86,6 +86,8 @@ class FaultProxy:
         }
         try:
             await asyncio.wait(passing, return_when=asyncio.FIRST_COMPLETED)
+        except asyncio.CancelledError:
+            pass  # the loop ends; asyncio's streams would call this an error
         finally:
             for task in passing:
                 task.cancel()

@@ -169,9 +169,10 @@ async def _connected(sock: socket.socket, address: Any) -> socket.socket:
 
 async def _addresses(host: str, port: int) -> list[Any]:
     # Only names need the resolver, which blocks and so gets a thread.
-    with contextlib.suppress(socket.gaierror):
-        return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_NUMERICHOST)
     try:
+        with contextlib.suppress(socket.gaierror):
+            numeric = socket.AI_NUMERICHOST
+            return socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=numeric)
         loop = asyncio.get_running_loop()
         return await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except UnicodeError:

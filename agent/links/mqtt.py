@@ -52,6 +52,7 @@ _WRITE_HIGH_BYTES: Final = 262_144
 _CLOSE_WITHIN_S: Final = 2.0
 _TAKEN_OVER: Final = 0x8E
 _SUSPICIOUS: Final = 3  # connections in a row that did not last
+_REASONS_LOGGED: Final = 8
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ class MqttLink:
 
         self._state = LinkState("waiting")
         self._last_error: str | None = None
-        self._logged: str | None = None
+        self._logged: set[str | None] = set()
         self._refused = False
         self._again_now = False
         self._connected_at: float | None = None
@@ -395,12 +396,13 @@ class MqttLink:
             return False
         if self._loop.time() - self._connected_at >= self._options.backoff.stable_s:
             self._short_lived = 0
+            self._logged.clear()
             return True
         self._short_lived += 1
         if self._short_lived >= _SUSPICIOUS and not self._refused:
             # Not every broker says so, and MQTT 3.1.1 has no way to.
             self._last_error = (
-                f"{self._last_error}, {self._short_lived} times in a row soon after accepting us "
+                f"{self._last_error}, each time soon after accepting us "
                 f"(does another client use the id {self._options.session.client_id!r}?)"
             )
         return False
@@ -587,16 +589,19 @@ class MqttLink:
     def _log_state(self) -> None:
         state, name = self._state, self._options.name
         if state.phase in {"waiting", "refused"}:
-            # A broker that is away for a week is one line, not one for each attempt.
-            level = logging.DEBUG if state.last_error == self._logged else logging.WARNING
-            self._logged = state.last_error
+            # A broker that is away for a week is one line for each reason, not for each attempt.
+            told = state.last_error in self._logged or len(self._logged) >= _REASONS_LOGGED
+            self._logged.add(state.last_error)
+            level = logging.DEBUG if told else logging.WARNING
             _log.log(level, "%s: %s: %s", name, state.phase, state.last_error)
         elif state.phase == "connected":
-            self._logged = None
-            version = "5" if self._session.version == 5 else "3.1.1"
-            resumed = "resumed" if state.session_present else "new"
-            _log.info(
-                "%s: connected to %s, MQTT %s, %s session", name, self._endpoint, version, resumed
+            _log.log(
+                logging.DEBUG if self._short_lived >= _SUSPICIOUS else logging.INFO,
+                "%s: connected to %s, MQTT %s, %s session",
+                name,
+                self._endpoint,
+                "5" if self._session.version == 5 else "3.1.1",
+                "resumed" if state.session_present else "new",
             )
         else:
             _log.debug("%s: %s", name, state.phase)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -83,7 +83,7 @@ class Driver:
         await self.until(lambda: self.link.state.phase == phase)
         return self.link.state
 
-    async def until(self, holds: Any) -> None:
+    async def until(self, holds: Callable[[], bool], within_s: float = WITHIN_S) -> None:
         """Return when something holds; looked at whenever the link tells anything."""
 
         async def wait() -> None:
@@ -91,10 +91,10 @@ class Driver:
                 self._changed.clear()
                 await self._changed.wait()
 
-        await asyncio.wait_for(wait(), WITHIN_S)
+        await asyncio.wait_for(wait(), within_s)
 
-    async def all_done(self, count: int) -> None:
-        await self.until(lambda: len(self.done) >= count)
+    async def all_done(self, count: int, within_s: float = WITHIN_S) -> None:
+        await self.until(lambda: len(self.done) >= count, within_s)
 
     async def next(self) -> Message:
         return await asyncio.wait_for(self.messages.get(), WITHIN_S)

@@ -18,6 +18,9 @@ _TOPIC_KEPT_BYTES: Final = 256
 _NO_PROPERTIES: Final = b"\0"
 _FIXED_HEADER_AT_MOST: Final = 5
 _PACKET_ID: Final = 2
+# So many messages go out before the first is acknowledged, one more for each that is. Were all
+# sent at once, a connection that always dies young would never bring an acknowledgement back.
+_FIRST_WINDOW: Final = 16
 
 
 class Sender:
@@ -39,7 +42,7 @@ class Sender:
         self.requests: dict[int, Any] = {}  # SUBSCRIBE and UNSUBSCRIBE, by packet identifier
         self._connected = False
         self._has_properties = True
-        self._window = options.max_inflight
+        self._window = self._largest_window = options.max_inflight
         self._max_size = MAX_PACKET_SIZE
         self._max_qos = 1
         self._retain_available = True
@@ -48,7 +51,8 @@ class Sender:
         """A connection stands: what waits goes out, in order, as far as the broker grants."""
         self._connected = True
         self._has_properties = granted.version == 5
-        self._window = min(granted.receive_maximum, self._options.max_inflight)
+        self._largest_window = min(granted.receive_maximum, self._options.max_inflight)
+        self._window = min(_FIRST_WINDOW, self._largest_window)
         self._max_size = granted.max_packet_size
         self._max_qos = granted.max_qos
         self._retain_available = granted.retain_available
@@ -126,6 +130,8 @@ class Sender:
         item = self.outbox.done(packet.packet_id)
         if item is None:
             return
+        if self._window < self._largest_window:
+            self._window += 1
         if packet.reason_code < 0x80:
             if item.token is not None:
                 self._report(item.token, True, self._change(1, item.retain))

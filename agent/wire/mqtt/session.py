@@ -78,8 +78,11 @@ NEXT: Mapping[tuple[State, Step], State] = {
 _PROTOCOL_ERROR: Final = 0x82
 _UNSPECIFIED: Final = 0x80
 _RECEIVE_MAXIMUM_EXCEEDED: Final = 0x93
-# MQTT 3.1.1 cannot tell the broker how many messages may wait for us, so it gets some grace.
-_GRACE_3_1_1: Final = 16
+# MQTT 3.1.1 cannot tell the broker our receive maximum, and mosquitto 2.0.11 (Debian's) passes it:
+# it counts what is in flight by the place of the message just acknowledged. Only a flood ends the
+# connection; ending it sooner would make the broker send all of it again, and more.
+_GRACE: Final = 16
+_GRACE_AT_LEAST: Final = 1024
 # Before the keep alive is over, so that a slow network does not make it late.
 _PING_AFTER: Final = 0.75
 
@@ -421,8 +424,7 @@ class Session:
             wildcard_available=packet.wildcard_available is not False,
         )
         self._keep_alive_s = float(self._granted.keep_alive_s)
-        grace = _GRACE_3_1_1 if self._version == 4 else 1
-        self._max_unacked = min(options.receive_maximum * grace, 0xFFFF)
+        self._max_unacked = max(options.receive_maximum * _GRACE, _GRACE_AT_LEAST)
         self._was_connected = True
         self._move(Step.ACCEPTED)
         self._events.append(Connected(packet.session_present, self._granted))

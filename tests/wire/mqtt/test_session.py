@@ -353,6 +353,20 @@ def test_no_more_is_in_flight_than_the_broker_takes() -> None:
     assert peer.session.unfinished == 4
 
 
+def test_a_connection_begins_with_few_messages_and_widens_with_each_acknowledgement() -> None:
+    peer = Peer()
+    for _ in range(100):
+        peer.session.publish("a", b"", qos=1)
+    peer.connect()
+    assert len(peer.sent()) == 16
+    for number in range(1, 17):
+        peer.get(broker.puback(number))
+    assert len(peer.sent()) == 32
+    peer.lose()
+    peer.connect(present=True)
+    assert len(peer.sent()) == 16
+
+
 def test_qos_1_waits_for_a_connection_and_keeps_its_order() -> None:
     peer = Peer()
     for number in range(3):
@@ -666,11 +680,12 @@ def test_a_repeat_on_the_same_connection_is_handed_out_once() -> None:
     assert len(peer.sent()) == 1
 
 
-def test_a_broker_that_passes_our_receive_maximum_is_left() -> None:
+def test_a_broker_may_pass_our_receive_maximum_but_not_flood_us() -> None:
     peer = Peer(receive_maximum=2)
     peer.connect()
-    events = peer.get(publish(1) + publish(2) + publish(3))
-    assert [type(event) for event in events] == [Message, Message, Disconnected]
+    assert len(peer.messages(b"".join(map(publish, range(1, 1025))))) == 1024
+    (event,) = peer.get(publish(1025))
+    assert isinstance(event, Disconnected)
     (sent,) = peer.sent()
     assert (sent.kind, sent.fields["code"]) == (DISCONNECT, 0x93)
 
