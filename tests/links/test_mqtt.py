@@ -23,7 +23,6 @@ from tests.links.driver import WITHIN_S, Driver
 from tests.wire.mqtt import broker_side
 from tests.witness import Witness
 
-
 MEGABYTE = 1 << 20
 
 
