@@ -128,20 +128,26 @@ class Lane:
         self.meters.received += 1
         if message.dup:
             self.meters.redelivered += 1
-        if message.qos == 0 and len(self.waiting) >= self.spec.input.max_in_flight:
+        if self._may_drop(message) and len(self.waiting) >= self.spec.input.max_in_flight:
             self.meters.dropped += 1
-            if self.spec.input.drop == "drop_newest":
+            if self.spec.input.drop == "drop_newest" or not self._drop_oldest():
+                self.effects.acknowledge(message)
                 return
-            self._drop_oldest()
         pending = Pending(self._next, message, message.topic.encode(), now)
         self._next += 1
         self.waiting.append(pending)
 
-    def _drop_oldest(self) -> None:
+    def _may_drop(self, message: Inbound) -> bool:
+        # At QoS 1 it may come because another slot's subscription covers this slot's.
+        return min(message.qos, self.spec.input.qos) == 0
+
+    def _drop_oldest(self) -> bool:
         for pending in self.waiting:
-            if pending.message.qos == 0:
+            if self._may_drop(pending.message):
                 self.waiting.remove(pending)
-                return
+                self._acknowledge(pending)
+                return True
+        return False
 
     def flush(self, now: float) -> None:
         """Send waiting messages to the worker, as far as the bounds allow, in one write."""

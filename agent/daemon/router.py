@@ -43,6 +43,8 @@ class Router:
         self._clock = clock
         self._lanes: dict[str, Lane] = {}
         self._filters: dict[str, tuple[str, int]] = {}
+        # What the bus was asked for.
+        self._subscribed: dict[str, int] = {}
         self._known: dict[str, tuple[Lane, ...]] = {}
         # Lanes that still work on a message which went to several.
         self._shared: dict[int, int] = {}
@@ -81,26 +83,28 @@ class Router:
 
     def follow(self, name: str, spec: Slot) -> None:
         """Subscribe to a slot's input, and leave the filter it had before."""
-        wanted = (spec.input.topic, spec.input.qos)
-        before = self._filters.get(name)
-        self._filters[name] = wanted
+        self._filters[name] = (spec.input.topic, spec.input.qos)
         self._known.clear()
-        if before == wanted:
-            return
-        self._bus.subscribe([wanted])
-        if before is not None:
-            self._leave(before[0])
+        self._subscribe()
 
     def remove(self, name: str) -> None:
         self._lanes.pop(name, None)
+        self._filters.pop(name, None)
         self._known.clear()
-        left = self._filters.pop(name, None)
-        if left is not None:
-            self._leave(left[0])
+        self._subscribe()
 
-    def _leave(self, topic_filter: str) -> None:
-        if all(other != topic_filter for other, _ in self._filters.values()):
-            self._bus.unsubscribe([topic_filter])
+    def _subscribe(self) -> None:
+        """Ask for what all slots need, once: where filters overlap, some brokers send a message
+        as often as it matches."""
+        wanted = topics.widest(self._filters.values())
+        new = [row for row in wanted.items() if row not in self._subscribed.items()]
+        left = [topic_filter for topic_filter in self._subscribed if topic_filter not in wanted]
+        self._subscribed = wanted
+        # In this order: a repeat in between is better than a loss.
+        if new:
+            self._bus.subscribe(new)
+        if left:
+            self._bus.unsubscribe(left)
 
     def deliver(self, messages: Sequence[Inbound]) -> None:
         """Give the messages of one read to their lanes, then let each lane send once."""

@@ -122,3 +122,43 @@ def test_levels_below_a_prefix() -> None:
         "status",
     ]
     assert list(topics.levels_below("edgeward/d/", "edgeward/e/command")) == []
+
+
+def test_a_filter_covers_those_whose_topics_it_matches_all() -> None:
+    for wide, narrow in (
+        ("in/+", "in/a"),
+        ("in/#", "in/+/b"),
+        ("in/#", "in"),
+        ("#", "+/#"),
+        ("in/a", "in/a"),
+        ("+/+", "in/+"),
+    ):
+        assert topics.covers(wide, narrow), (wide, narrow)
+    for wide, narrow in (
+        ("in/a", "in/+"),
+        ("in/+", "in/#"),
+        ("in/+", "in/a/b"),
+        ("in/+", "in"),
+        ("#", "$SYS/uptime"),
+        ("$share/us/in/+", "in/a"),
+        ("in/+", "$share/us/in/a"),
+    ):
+        assert not topics.covers(wide, narrow), (wide, narrow)
+
+
+FILTER = st.lists(st.sampled_from(["a", "b", "+", "#", "$s"]), min_size=1, max_size=4).map("/".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(FILTER, st.integers(0, 1)), max_size=6), st.data())
+def test_the_widest_filters_match_what_all_match_and_with_no_lower_qos(
+    filters: list[tuple[str, int]], data: st.DataObject
+) -> None:
+    filters = [row for row in filters if "#/" not in row[0]]
+    wire = topics.widest(filters)
+    assert not any(a != b and topics.covers(a, b) for a in wire for b in wire)
+    topic = "/".join(data.draw(st.lists(st.sampled_from(["a", "b", "$s"]), min_size=1, max_size=4)))
+    asked = [qos for name, qos in filters if topics.match(name, topic) is not None]
+    granted = [qos for name, qos in wire.items() if topics.match(name, topic) is not None]
+    assert bool(asked) == bool(granted)
+    assert max(granted, default=0) >= max(asked, default=0)
