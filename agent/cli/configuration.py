@@ -131,7 +131,10 @@ def _connection(name: str, connection: Connection) -> Iterator[Problem]:
 
 def _file(where: str, name: str) -> Iterator[Problem]:
     if name and not Path(name).is_file():
-        yield Problem(where, f"there is no file {name}", "the path of an existing file")
+        # systemd places credentials only while the service runs.
+        given_later = name.startswith("/run/credentials/")
+        wrong = f"there is no file {name}" + (" at this moment" if given_later else "")
+        yield Problem(where, wrong, "the path of an existing file", fatal=not given_later)
     elif name and not os.access(name, os.R_OK):
         yield Problem(where, f"this user may not read {name}", "a file that the agent may read")
 

@@ -251,9 +251,11 @@ class BlockingWorker:
             WorkerTimedOut: Nothing came in time.
         """
         deadline = time.monotonic() + deadline_s
+        poll = select.poll()
+        poll.register(self._template.control, select.POLLIN)
         while True:
-            remaining = deadline - time.monotonic()
-            if not select.select([self._template.control], [], [], max(0.0, remaining))[0]:
+            remaining_ms = (deadline - time.monotonic()) * 1000
+            if not poll.poll(max(0.0, remaining_ms)):
                 raise WorkerTimedOut(
                     f"the runtime {self._template.runtime} gave no sign within {deadline_s:g} s"
                 )
