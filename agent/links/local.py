@@ -39,7 +39,7 @@ def find_socket(settings: Settings, environment: Mapping[str, str] = os.environ)
     own = socket_path(settings, environment)
     service = SERVICE_FOLDER / SOCKET_NAME
     # os.path, because a folder that this user may not enter is an answer here, not an error.
-    there = os.path.exists  # noqa: PTH110
+    there = os.path.exists
     return service if not settings.socket and not there(own) and there(service) else own
 
 

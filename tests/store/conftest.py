@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,12 +12,10 @@ import pytest
 
 def _open_below(folder: Path) -> set[int]:
     found: set[int] = set()
-    for name in os.listdir("/proc/self/fd"):  # noqa: PTH208
-        try:
-            if os.readlink(f"/proc/self/fd/{name}").startswith(str(folder)):
-                found.add(int(name))
-        except OSError:
-            continue
+    for entry in Path("/proc/self/fd").iterdir():
+        with suppress(OSError):
+            if entry.readlink().is_relative_to(folder):
+                found.add(int(entry.name))
     return found
 
 
