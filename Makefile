@@ -51,9 +51,11 @@ build:  ## Build wheel, source distribution and the bundle for devices into dist
 		|| { cat .venv/build.log >&2; exit 1; }
 	@$(call step,bundling for devices,sh systemd/bundle.sh)
 
-schemas:  ## Write docs/schemas anew from the types in agent/documents
+schemas:  ## Write docs/schemas and the generated parts of docs/*.md anew from the code
 	@$(prepare) dev
 	@$(call step,writing docs/schemas,$(BIN)/python -m agent.documents.schemas docs/schemas)
+	@$(call step,writing docs/documents.md,$(BIN)/python -m agent.documents.reference docs/documents.md)
+	@$(call step,writing docs/packs.md,$(BIN)/python -m agent.author.reference docs/packs.md)
 
 clean:  ## Remove what the other targets made
 	rm -rf .venv dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis \

@@ -15,53 +15,97 @@ Setting = str | int | float | bool
 
 
 class Input(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where sensor messages come from. `topic` is an MQTT topic filter."""
+    """Where sensor messages come from.
+
+    Attributes:
+        topic: An MQTT topic filter.
+        qos: Of the subscription. At 1 a message is acknowledged only when its prediction has been
+            handed over; at 0 it can be lost.
+        drop: Which message gives way when one comes at QoS 0 and `max_in_flight` wait already.
+            At QoS 1 the broker waits, and nothing is dropped.
+        max_in_flight: Messages of this slot that are at the worker or being published at a time.
+    """
 
     topic: Topic
     qos: Literal[0, 1] = 1
-    # At QoS 0 nothing can be held back at the broker: which message gives way in a full slot.
     drop: Literal["drop_oldest", "drop_newest"] = "drop_oldest"
-    # Messages of this slot in the daemon and the worker at a time.
     max_in_flight: Annotated[int, msgspec.Meta(ge=1, le=1024)] = 64
 
 
 class Output(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Where predictions go. `topic` may hold {slot}, {device} and {1}, {2} … : the wildcards."""
+    """Where predictions go.
+
+    Attributes:
+        topic: A topic name. `{slot}` and `{device}` stand for their names; `{1}`, `{2}` … for what
+            the wildcards of `input.topic` stood for, in order.
+        qos: At 1 a prediction counts as handed over when the broker has acknowledged it, at 0 when
+            it is written to the connection.
+        retain: The broker keeps the last prediction of each topic for later subscribers.
+        reply_to: Obey a `reply_to` inside a JSON payload. An MQTT 5 response topic is always
+            obeyed. Neither may name a topic of the agent's own or one that begins with `$`.
+    """
 
     topic: Topic
     qos: Literal[0, 1] = 1
     retain: bool = False
-    # Obey a `reply_to` inside a JSON payload (MQTT 5 response topics are always obeyed).
     reply_to: bool = False
 
 
 class Rollout(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How the new pack takes over."""
+    """How the new pack takes over.
+
+    Attributes:
+        mode: `direct`: it takes over between two messages, once it has passed its self-test here.
+        probation_s: How long it must then serve before it is `active`. Until then three deaths of
+            its worker in a row bring the pack before it back; later it takes five.
+    """
 
     mode: Literal["direct"] = "direct"
-    # How long the new pack must serve without trouble before the old one may go.
     probation_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 10.0
 
 
 class Slot(msgspec.Struct, frozen=True, omit_defaults=True, rename={"source": "from"}):
-    """What one slot shall serve."""
+    """What one slot shall serve.
+
+    Attributes:
+        pack: The pack's id: the digest of its manifest.
+        input: Where sensor messages come from.
+        output: Where predictions go.
+        source: Where the pack is. `mqtt:` in blocks over the link; `https://…` or `http://…` a
+            folder on a web server, the query going with each file; `file:///…` a folder below one
+            of `fetch.roots`; nothing: the pack is on the device already.
+        rollout: How the new pack takes over.
+        settings: Options of the pack's steps by name, such as `threshold`, in place of the
+            author's; docs/packs.md lists them.
+    """
 
     pack: Digest
     input: Input
     output: Output
-    # mqtt: | http(s): | file: ; absent where the platform has already placed the files.
     source: Annotated[str, msgspec.Meta(max_length=2048)] = ""
     rollout: Rollout = Rollout()
-    # Values that override options of the pack's steps by name, such as `threshold`.
     settings: Annotated[dict[Key, Setting], msgspec.Meta(max_length=64)] = {}
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How often the device tells how it is doing.
+
+    Attributes:
+        interval_s: Seconds between two telemetry documents.
+    """
+
     interval_s: Annotated[float, msgspec.Meta(ge=1, le=86_400)] = 60.0
 
 
 class Deployment(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The whole desired state. A slot that is absent is stopped."""
+    """The whole desired state of one device.
+
+    Attributes:
+        schema: The version of this format.
+        deployment: A name for people and reports.
+        slots: By slot. A slot that is absent is stopped; one that is as it was is left alone.
+        telemetry: How often the device tells how it is doing.
+    """
 
     schema: Literal[1]
     deployment: ShortText

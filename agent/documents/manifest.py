@@ -32,49 +32,81 @@ Datatype = Literal[
     "FP64",
     "BYTES",
 ]
-FileName = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@+/-]{0,254}$")]
+FileName = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.@+/-]{0,254}$", extra={"words": "file name"}),
+]
 Shape = Annotated[tuple[Annotated[int, msgspec.Meta(ge=-1)], ...], msgspec.Meta(max_length=16)]
 
 
 class Tensor(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One named tensor. In `shape`, -1 is a dimension that each request may choose."""
+    """One named tensor.
+
+    Attributes:
+        name: As messages, or the model file, call it.
+        datatype: Of the Open Inference Protocol.
+        shape: -1 is a dimension that each request may choose.
+        unit: For people.
+        scale: Of per-tensor affine quantisation: real = (stored - zero_point) * scale.
+        zero_point: Beside `scale`.
+        allow_nan: NaN and infinity are meant; else an input with one is refused, an output is bad.
+        low: Least value of the range that random samples are drawn from.
+        high: Its largest value.
+    """
 
     name: Annotated[str, msgspec.Meta(min_length=1, max_length=256)]
     datatype: Datatype
     shape: Shape
     unit: ShortText = ""
-    # Per-tensor affine quantisation: real = (stored - zero_point) * scale.
     scale: float | None = None
     zero_point: int | None = None
-    # A NaN or infinity in an output is a bad output unless the author says it is meant.
     allow_nan: bool = False
-    # The range that seeded random samples are drawn from, and that the baseline describes.
     low: float | None = None
     high: float | None = None
 
 
 class StatePair(msgspec.Struct, frozen=True):
-    """An output that becomes an input of the next run of the same source, zeros at first."""
+    """An output that becomes an input of the next run of the same source, zeros at first.
+
+    Attributes:
+        input: A tensor of every variant.
+        output: Another one.
+    """
 
     input: str
     output: str
 
 
 class Window(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How readings of one source become one input; exactly one of `size` and `span_ms`."""
+    """How readings of one source become one input. Exactly one of `size` and `span_ms` is given.
+
+    Attributes:
+        kind: `sliding` windows overlap, `tumbling` ones do not.
+        size: Readings in a window.
+        span_ms: Its length in time.
+        step: A sliding window predicts every so many readings.
+        time_field: With `span_ms`, the feature that holds a reading's own time in ms; without it
+            the time of arrival counts.
+    """
 
     kind: Literal["sliding", "tumbling"]
     size: Annotated[int, msgspec.Meta(ge=1, le=65536)] | None = None
     span_ms: Annotated[int, msgspec.Meta(ge=1, le=86_400_000)] | None = None
-    # A sliding window predicts every `step` readings.
     step: Annotated[int, msgspec.Meta(ge=1, le=65536)] = 1
-    # With `span_ms`: the name of the feature that holds the reading's time in ms, else arrival.
     time_field: ShortText = ""
 
 
 class Pipeline(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What happens around the model. A step is an object with its name under `step` (for decode
-    and encode: `codec`) and its options beside it; the `pipeline` room knows the names."""
+    """What happens around the model. A codec is an object with its name under `codec`, a step one
+    with its name under `step`, the options beside it; docs/packs.md lists them.
+
+    Attributes:
+        decode: From a payload to arrays; `v2_json` where nothing is said.
+        window: Collects readings.
+        pre: Steps before the model, in order.
+        post: Steps after it.
+        encode: From arrays to the answer; `v2_json` where nothing is said.
+    """
 
     decode: dict[str, Any] | None = None
     window: Window | None = None
@@ -84,14 +116,29 @@ class Pipeline(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Tolerance(msgspec.Struct, frozen=True):
-    """An output value passes when |got - wanted| <= absolute + relative * |wanted|."""
+    """An output value passes when |got - wanted| <= absolute + relative * |wanted|.
+
+    Attributes:
+        absolute: In the output's own unit.
+        relative: A share of the wanted value.
+    """
 
     absolute: Annotated[float, msgspec.Meta(ge=0)]
     relative: Annotated[float, msgspec.Meta(ge=0)] = 0.0
 
 
 class Needs(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a variant's file asks of a runtime, read from the file itself."""
+    """What a variant's file asks of a runtime, read from the file itself.
+
+    Attributes:
+        ir_version: Of an ONNX file.
+        opsets: ONNX operator sets by domain.
+        operators: The operators used.
+        custom_operators: Those of them that no standard names.
+        schema_version: Of a TFLite file.
+        min_runtime_version: As a TFLite file states it.
+        edgetpu: It was compiled for an Edge TPU.
+    """
 
     ir_version: int | None = None
     opsets: dict[str, int] = {}
@@ -103,7 +150,19 @@ class Needs(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Variant(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One model file of the pack, for one format."""
+    """One model file of the pack, for one format.
+
+    Attributes:
+        name: What reports call it.
+        file: The model file.
+        format: `onnx` or `tflite`.
+        inputs: The tensors of the file itself.
+        outputs: The same.
+        tolerance: How far its answers may be from the self-test's.
+        needs: What it asks of a runtime.
+        hidden_state: State inside the file that no input or output shows, and what becomes of it:
+            `reset`: every message starts clean; `per_source`: one instance of the model a source.
+    """
 
     name: ShortText
     file: FileName
@@ -112,30 +171,44 @@ class Variant(msgspec.Struct, frozen=True, omit_defaults=True):
     outputs: Annotated[tuple[Tensor, ...], msgspec.Meta(max_length=256)]
     tolerance: Tolerance
     needs: Needs = Needs()
-    # State inside the file that no input or output shows, and what to do with it between messages:
-    # start every message clean, or keep one instance of the model per source.
     hidden_state: Literal["none", "reset", "per_source"] = "none"
 
 
 class PackFile(msgspec.Struct, frozen=True):
-    """One file of the pack beside the manifest."""
+    """One file of the pack beside the manifest.
+
+    Attributes:
+        digest: SHA-256 of its bytes.
+        size: In bytes.
+    """
 
     digest: Digest
     size: Natural
 
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What the author says the model needs; the device's own limits may be lower."""
+    """What the author says the model needs. The device's own limits hold where they are lower.
+
+    Attributes:
+        memory_mb: Private writable memory of the worker.
+        deadline_ms: A message that takes longer ends the worker, which is replaced.
+        max_sources: How many sources (topics) may have a window or a state at a time.
+    """
 
     memory_mb: Positive | None = None
-    # A run that takes longer is ended and its worker replaced.
     deadline_ms: Positive | None = None
-    # How many sources (topics) may have a window or a state at a time.
     max_sources: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
 
 
 class Card(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What a person should know before using the model."""
+    """What a person should know before using the model.
+
+    Attributes:
+        licence: Its name.
+        description: What it is.
+        intended_use: What it is for.
+        limitations: What it is not for.
+    """
 
     licence: ShortText = ""
     description: Text = ""
@@ -144,11 +217,34 @@ class Card(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
-    """The whole manifest. Every file of the pack is in `files`; nothing else may be there."""
+    """What a pack is, holds, needs and promises.
+
+    Attributes:
+        schema: The version of this format.
+        name: Of the model: `a-z`, `0-9`, `_` and `-`, beginning with a letter or digit.
+        version: Of the model: letters, digits and `.+_-`, beginning with a letter or digit.
+        inputs: What a message is decoded to. Where it differs from the file's own tensor only by
+            quantisation, the worker quantises on the way in.
+        outputs: What a prediction holds; dequantised in the same way.
+        variants: The model in one or more formats; the first that passes on a device serves.
+        files: Every file of the pack but the manifest itself; nothing else may be there.
+        task: A word for people.
+        pipeline: What happens around the model.
+        labels: Names of the classes, in order.
+        state: Outputs that the next run gets as inputs.
+        selftest: Files that each hold one self-test case.
+        limits: What the model needs.
+        card: What a person should know.
+    """
 
     schema: Literal[1]
-    name: Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$")]
-    version: Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$")]
+    name: Annotated[
+        str, msgspec.Meta(pattern=r"^[a-z0-9][a-z0-9_-]{0,63}$", extra={"words": "name"})
+    ]
+    version: Annotated[
+        str,
+        msgspec.Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9.+_-]{0,63}$", extra={"words": "version"}),
+    ]
     inputs: Annotated[tuple[Tensor, ...], msgspec.Meta(max_length=256)]
     outputs: Annotated[tuple[Tensor, ...], msgspec.Meta(max_length=256)]
     variants: Annotated[tuple[Variant, ...], msgspec.Meta(min_length=1, max_length=16)]
@@ -157,14 +253,21 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     pipeline: Pipeline = Pipeline()
     labels: Annotated[tuple[Text, ...], msgspec.Meta(max_length=100_000)] = ()
     state: Annotated[tuple[StatePair, ...], msgspec.Meta(max_length=64)] = ()
-    # Files that each hold one `SelfTestCase`.
     selftest: Annotated[tuple[FileName, ...], msgspec.Meta(max_length=64)] = ()
     limits: Limits = Limits()
     card: Card = Card()
 
 
 class CaseTensor(msgspec.Struct, frozen=True):
-    """One expected output: row-major little-endian bytes (base64 in JSON)."""
+    """One expected output, before it is encoded.
+
+    Attributes:
+        name: Of the output.
+        datatype: Of `data`.
+        shape: Of `data`.
+        data: Its elements, row-major, little-endian; a BYTES element is its length (u32) and its
+            UTF-8 text.
+    """
 
     name: str
     datatype: Datatype
@@ -173,14 +276,16 @@ class CaseTensor(msgspec.Struct, frozen=True):
 
 
 class SelfTestCase(msgspec.Struct, frozen=True):
-    """Golden input and output: the payloads of one source in order, and what the last one gives.
+    """Golden input and output. Payloads go through the whole chain: decode, window, pre, run, post.
 
-    Payloads go through the whole chain (decode, window, pre, run, post); what is compared are the
-    output tensors before encoding.
+    Attributes:
+        schema: The version of this format.
+        payloads: Messages of one source, in order.
+        outputs: What the last of them must give.
+        variant: Whose kernels gave the outputs.
     """
 
     schema: Literal[1]
     payloads: Annotated[tuple[bytes, ...], msgspec.Meta(min_length=1, max_length=4096)]
     outputs: tuple[CaseTensor, ...]
-    # Which variant's kernels gave the outputs; others get their own tolerance.
     variant: ShortText = ""

@@ -6,9 +6,16 @@ from typing import Annotated
 
 import msgspec
 
+# `words` is what docs/documents.md calls the type.
 # Twins forbid `.`, `$` and spaces in keys.
-Key = Annotated[str, msgspec.Meta(pattern=r"^[a-z0-9_-]{1,64}$", description="[a-z0-9_-]{1,64}")]
-Digest = Annotated[str, msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$")]
+Key = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^[a-z0-9_-]{1,64}$", extra={"words": "key"}),
+]
+Digest = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^sha256:[0-9a-f]{64}$", extra={"words": "digest"}),
+]
 Text = Annotated[str, msgspec.Meta(max_length=1024)]
 ShortText = Annotated[str, msgspec.Meta(max_length=128)]
 Topic = Annotated[str, msgspec.Meta(min_length=1, max_length=512)]

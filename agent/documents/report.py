@@ -89,8 +89,9 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
         profile: The device's profile; this version knows none.
         slots: By slot.
         refused: Why the last desired document was refused whole, so that nothing of it was done.
-            Or, with a code of the store, why the agent can act on none at the moment.
         unknown_fields: Fields of the accepted document that this version does not know, ignored.
+        trouble: What keeps the agent as a whole from acting, such as a full disk. What serves
+            goes on serving.
     """
 
     schema: Literal[1]
@@ -102,5 +103,4 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
     slots: dict[str, SlotReport] = {}
     refused: Failure | None = None
     unknown_fields: int = 0
-    # What keeps the agent as a whole from acting, such as a full disk.
     trouble: Failure | None = None

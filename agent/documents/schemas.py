@@ -12,10 +12,14 @@ from typing import Any
 
 import msgspec
 
+from agent.documents.blocks import BlockRefused, BlockRequest
 from agent.documents.deployment import Deployment
+from agent.documents.docstrings import about, structs_in
+from agent.documents.gap import GapDocument
 from agent.documents.manifest import Manifest, SelfTestCase
 from agent.documents.report import Report
 from agent.documents.settings import Settings
+from agent.documents.status import Status
 from agent.documents.telemetry import DeadLetterDocument, Event, Telemetry
 
 DOCUMENTS: dict[str, type[msgspec.Struct]] = {
@@ -26,16 +30,23 @@ DOCUMENTS: dict[str, type[msgspec.Struct]] = {
     "telemetry": Telemetry,
     "event": Event,
     "dead-letter": DeadLetterDocument,
+    "gap": GapDocument,
+    "status": Status,
+    "block-request": BlockRequest,
+    "block-refused": BlockRefused,
     "settings": Settings,
 }
 
 
 def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
-    """The JSON Schema of one document."""
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        **msgspec.json.schema(kind),
-    }
+    """The JSON Schema of one document, with the types' own words as descriptions."""
+    schema = msgspec.json.schema(kind)
+    for struct in structs_in(kind):
+        described, words = schema["$defs"][struct.__name__], about(struct)
+        described["description"] = words.summary
+        for name, text in words.fields.items():
+            described["properties"][name]["description"] = text
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
 
 
 def rendered() -> dict[str, str]:

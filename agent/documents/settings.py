@@ -12,12 +12,41 @@ from agent.documents.codec import convert
 from agent.documents.names import Positive
 from agent.errors import DocumentError
 
-DeviceId = Annotated[str, msgspec.Meta(pattern=r"^[A-Za-z0-9_:.-]{1,128}$")]
-MqttUrl = Annotated[str, msgspec.Meta(pattern=r"^(mqtt|mqtts|ws|wss)://[^/\s]+(/\S*)?$")]
+DeviceId = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^[A-Za-z0-9_:.-]{1,128}$",
+        extra={"words": "1 to 128 letters, digits and `_:.-`"},
+    ),
+]
+MqttUrl = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(mqtt|mqtts|ws|wss)://[^/\s]+(/\S*)?$",
+        extra={"words": "`mqtt://`, `mqtts://`, `ws://` or `wss://`, host, port"},
+    ),
+]
 
 
 class Connection(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One MQTT connection. Secrets are named by the path of the file that holds them."""
+    """One MQTT connection. Secrets are named by the path of the file that holds them.
+
+    Attributes:
+        kind: What is at the other end.
+        url: The broker. Ports, where none is given: 1883, 8883, 80 and 443. `ws` and `wss` need
+            the extra `websocket`; their path is `/mqtt` where none is given.
+        version: Of MQTT; `auto` tries 5, then 3.1.1 where the broker does not know 5.
+        client_id: Unique on the broker. Nothing: `edgeward-` and the device's id, of the bus with
+            `-bus` behind it.
+        username: For a broker that asks for it.
+        password_file: A file that holds only the password, read at each attempt to connect.
+        ca: Certificates to trust in place of the system's; PEM.
+        cert: Our own certificate, for mutual TLS; PEM.
+        key: Its private key; PEM.
+        keep_alive_s: Longest silence before the broker counts us as gone.
+        prefix: The agent's own topics stand below it; `{device_id}` is replaced. Of the link only.
+        proxy: `http://host:port` of a proxy that knows CONNECT; none from the environment is used.
+    """
 
     kind: Literal["mqtt"] = "mqtt"
     url: MqttUrl = "mqtt://127.0.0.1:1883"
@@ -29,43 +58,80 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
     cert: str = ""
     key: str = ""
     keep_alive_s: Annotated[int, msgspec.Meta(ge=5, le=65535)] = 30
-    # Topics live below this; {device_id} is replaced. Of the link only.
     prefix: str = "edgeward/{device_id}/"
     proxy: str = ""
 
 
 class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    # Packs are checked against their digests; this version knows no signatures, so "refuse"
-    # refuses every pack.
+    """Whose packs are served.
+
+    Attributes:
+        unsigned: What becomes of a pack that nobody has signed. `allow`: its digests are checked
+            and no more. This version knows no signatures, so `refuse` refuses every pack.
+    """
+
     unsigned: Literal["allow", "refuse"] = "allow"
 
 
 class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    # basic: no network, no new privileges, resource limits. none: limits only.
+    """How far a worker must be confined.
+
+    Attributes:
+        require: Below this nothing is served. `basic`: no network, no new privileges, limits of
+            memory and files. `none`: the limits only. What can be had is always used.
+    """
+
     require: Literal["basic", "none"] = "basic"
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """How much of the device the agent may take.
+
+    Attributes:
+        store_mb: Most that packs may take on disk.
+        spool_mb: Most that telemetry, events and dead letters may take on disk.
+        worker_memory_mb: Most private writable memory of one worker.
+        worker_deadline_s: Longest time for one message in a worker, which is then replaced.
+        probe_deadline_s: Longest time for loading a pack, and for qualifying it.
+    """
+
     store_mb: Positive = 2048
     spool_mb: Positive = 64
     worker_memory_mb: Annotated[int, msgspec.Meta(ge=64)] = 512
-    # Longest time that one message may take in a worker.
     worker_deadline_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
-    # Longest time that qualifying a candidate may take.
     probe_deadline_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
 
 
 class FetchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    # Folders below which `file:` sources may lie.
+    """Where packs may come from.
+
+    Attributes:
+        roots: Folders below which `file:` sources may lie; none: no such source is taken. In the
+            environment with `:` between them.
+    """
+
     roots: tuple[str, ...] = ()
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """The whole file. Every key has a default; the device's name defaults to the host's."""
+    """The agent's own configuration. Every key may be left out.
+
+    Attributes:
+        device_id: The name under which consoles know the device. Nothing: the host's name.
+        state_dir: The folder for all that survives a restart. One agent at a time may use it.
+        socket: The local socket. Nothing: `agent.sock` in `$RUNTIME_DIRECTORY`, else in
+            `state_dir`.
+        log_level: What goes to standard error and to `log/agent.log` in `state_dir`.
+        link: Where deployments come from and reports go to.
+        bus: Where sensor messages come from and predictions go to. Nothing: the link.
+        trust: Whose packs are served.
+        isolation: How far a worker must be confined.
+        limits: How much of the device the agent may take.
+        fetch: Where packs may come from.
+    """
 
     device_id: DeviceId = ""
     state_dir: str = "/var/lib/edgeward"
-    # The local socket; default: $RUNTIME_DIRECTORY, else the state directory.
     socket: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     link: Connection = Connection()

@@ -1,45 +1,112 @@
-"""Telemetry, events, dead letters and gaps: what a device tells beside its report.
+"""Telemetry, events and dead letters: what a device tells beside its report.
 
-Metric names follow OpenTelemetry's semantic conventions where one fits and stand under `edgeward.`
-where none does; units are UCUM and stand in the schema's description, not in the name, except for
-the latency summaries, whose names end in `_ms`.
+Names follow OpenTelemetry's semantic conventions where one fits and stand under `edgeward.` where
+none does. Units are UCUM and stand in the tables here, not in the names, except for the latency
+summaries, whose names end in `_ms`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
 Number = int | float
 
+# Name → unit, and what is counted.
+SLOT_METRICS: Mapping[str, tuple[str, str]] = {
+    "edgeward.messages.received": ("{message}", "came from the broker, repeats among them"),
+    "edgeward.messages.predictions": ("{message}", "were answered with a prediction"),
+    "edgeward.messages.absorbed": ("{message}", "went into an open window and need no answer"),
+    "edgeward.messages.rejected": ("{message}", "do not fit the model"),
+    "edgeward.messages.sent": ("{message}", "answers handed over, error answers among them"),
+    "edgeward.messages.unsent": ("{message}", "answers that could not be handed over"),
+    "edgeward.messages.dropped": ("{message}", "given up at QoS 0, since too many waited"),
+    "edgeward.messages.redelivered": ("{message}", "marked by the broker as a repeat"),
+    "edgeward.messages.retried": ("{message}", "tried again, since their worker ended"),
+    "edgeward.messages.dead_letters": ("{message}", "set aside, with the reason"),
+    "edgeward.messages.bad_outputs": ("{message}", "got an answer that the manifest forbids"),
+    "edgeward.messages.acknowledged_early": (
+        "{message}",
+        "in an open window and acknowledged before its prediction; a killed agent loses them",
+    ),
+    "edgeward.messages.worker_restarts": ("{restart}", "of the worker, after it ended by itself"),
+    "edgeward.messages.state_lost": ("{state}", "windows or states that had to begin anew"),
+    "edgeward.messages.waiting": ("{message}", "for the worker, now"),
+    "edgeward.messages.in_flight": ("{message}", "at the worker or being published, now"),
+    "edgeward.messages.held": ("{message}", "in open windows, now"),
+}
+DEVICE_METRICS: Mapping[str, tuple[str, str]] = {
+    "system.cpu.utilization": ("1", "share of all processors, since the last document"),
+    "system.memory.usage": ("By", "taken"),
+    "system.memory.linux.available": ("By", "left without swapping"),
+    "system.filesystem.utilization": ("1", "of the file system with `state_dir`"),
+    "system.uptime": ("s", "since the machine booted"),
+    "hw.temperature": ("Cel", "of the hottest thermal zone; absent where there is none"),
+    "process.cpu.time": ("s", "used by the daemon"),
+    "process.memory.usage": ("By", "resident memory of the daemon, without workers"),
+    "process.uptime": ("s", "since the daemon started"),
+    "process.unix.file_descriptor.count": ("{count}", "open in the daemon"),
+    "edgeward.link.connects": ("{connect}", "times that the link was made"),
+    "edgeward.spool.usage": ("By", "taken on disk by what is to be sent"),
+    "edgeward.messages.unrouted": ("{message}", "that matched the filter of no slot"),
+}
+LATENCY_PARTS: Mapping[str, str] = {
+    "total": "from the message's arrival at the agent to its answer from the worker",
+    "queue": "of that, neither decoding nor running nor encoding",
+    "decode": "payload, window and steps before the model",
+    "run": "the model",
+    "encode": "steps after the model, and the answer",
+}
+EVENTS: Mapping[str, str] = {
+    "deployment_refused": "a desired document was refused whole",
+    "rollout_active": "a pack has passed its probation, or serves already",
+    "rollout_failed": "a rollout failed, or a pack with none before it keeps dying",
+    "rollout_rolled_back": "the pack before serves again",
+    "worker_died": "a worker ended by itself or was ended; another one is started",
+}
+
 
 class Stamp(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What every document of a stream carries, so that a consumer can order and tell repeats by
-    (device, boot, stream, seq)."""
+    """Orders the documents of a stream. The same (device, boot, stream, seq) is the same document.
+
+    Attributes:
+        device: The device's id.
+        stream: `telemetry`, or `events`.
+        boot: Random for each start of the agent.
+        seq: The number of the document in its stream, over all starts: 1, 2, 3 …; a number that
+            does not come is counted in a gap record.
+        ts: When it was made, by the wall clock, RFC 3339 in UTC.
+        mono_ms: When it was made, in milliseconds since the machine booted.
+        clock: Whether the kernel held the wall clock for right.
+        historical: Not set by this version; `ts` and `mono_ms` tell what comes late.
+    """
 
     device: str
     stream: str
-    # Random per start of the agent.
     boot: str
-    # +1 per document of the stream.
     seq: int
-    # Wall clock, RFC 3339; for people.
     ts: str
-    # Monotonic milliseconds since the boot of the machine.
     mono_ms: int
     clock: Literal["synced", "unsynced"] = "unsynced"
-    # It was kept on disk while the link was away.
     historical: bool = False
 
 
 class SlotTelemetry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One slot. Counters run since the agent's start; latencies and classes cover the window.
+    """One slot.
 
-    `metrics` holds: edgeward.messages.received, .predicted, .absorbed, .rejected, .sent, .unsent,
-    .dropped, .redelivered, .retried, .dead_letters, .bad_outputs, .acknowledged_early ({message}),
-    edgeward.worker.restarts ({restart}), edgeward.state.lost ({state}),
-    edgeward.messages.waiting, .in_flight, .held ({message}, now).
+    Attributes:
+        pack: The pack that serves.
+        version: From its manifest.
+        runtime: The inference library; this and the next are absent while no worker is there.
+        provider: What that library computes on.
+        metrics: Counters since the agent's start, and what is so now (table below).
+        latency: Of the window, in milliseconds, within 4.5 %: `total`, `queue`, `decode`, `run`
+            and `encode`, each as `.p50_ms`, `.p95_ms` and `.p99_ms`.
+        classes: Predictions of the window by label (or index): the 32 most frequent, the others
+            under `other`.
+        worker_memory: Resident memory of the worker, in bytes.
     """
 
     pack: str
@@ -47,22 +114,21 @@ class SlotTelemetry(msgspec.Struct, frozen=True, omit_defaults=True):
     runtime: str = ""
     provider: str = ""
     metrics: dict[str, Number] = {}
-    # Milliseconds, by part (total, queue, decode, run, encode) and quantile: `run.p95_ms`.
     latency: dict[str, float] = {}
-    # Predictions by label (or index), the 32 most frequent; the rest under `other`.
     classes: dict[str, int] = {}
-    # Resident memory of the worker, in bytes (process.memory.usage).
     worker_memory: int | None = None
 
 
 class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One document every `telemetry.interval_s`.
+    """How the device is doing, once every `telemetry.interval_s`.
 
-    `metrics` holds, of the machine: system.cpu.utilization (1), system.memory.usage (By),
-    system.memory.linux.available (By), system.filesystem.utilization (1), system.uptime (s),
-    hw.temperature (Cel); of the daemon: process.cpu.time (s), process.memory.usage (By),
-    process.uptime (s), process.unix.file_descriptor.count ({count}), edgeward.link.connects
-    ({connect}), edgeward.spool.usage (By), edgeward.messages.unrouted ({message}).
+    Attributes:
+        schema: The version of this format.
+        kind: Tells it from the other documents of a stream.
+        stamp: Which document this is, and of when.
+        window_s: How many seconds latencies and classes cover.
+        slots: By slot, those that serve.
+        metrics: Of the machine and of the daemon (table below).
     """
 
     schema: Literal[1]
@@ -74,7 +140,21 @@ class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):
-    """Something that happened, told once: a deployment's outcome, a worker's death."""
+    """Something that happened, told once.
+
+    Attributes:
+        schema: The version of this format.
+        kind: Tells it from a gap record, which comes on the same topic.
+        stamp: Which document this is, and of when.
+        event: What happened (table below).
+        slot: Where.
+        deployment: Whose rollout ended.
+        pack: Which pack it was to bring.
+        code: Why, as a code of docs/errors.md.
+        message: Why, as a sentence.
+        hint: What to do about it.
+        count: How many such events this one stands for.
+    """
 
     schema: Literal[1]
     kind: Literal["event"]
@@ -86,12 +166,23 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
     code: str = ""
     message: str = ""
     hint: str = ""
-    # For events that come in bursts: how many this one stands for.
     count: int = 1
 
 
 class DeadLetterDocument(msgspec.Struct, frozen=True, omit_defaults=True):
-    """A message that was set aside, with the reason; `payload` is cut at 64 KiB."""
+    """A message that was set aside, with the reason.
+
+    Attributes:
+        schema: The version of this format.
+        slot: Whose message.
+        topic: Where it came from.
+        code: A code of docs/errors.md, or `publish_refused`.
+        reason: A sentence.
+        ts: When it was set aside, RFC 3339 in UTC.
+        payload_bytes: How long the message was.
+        payload: Its first 64 KiB.
+        detail: The answer that the worker gave, where it gave one.
+    """
 
     schema: Literal[1]
     slot: str
@@ -101,5 +192,4 @@ class DeadLetterDocument(msgspec.Struct, frozen=True, omit_defaults=True):
     ts: str
     payload_bytes: int
     payload: bytes
-    # The worker's own error document, where it sent one.
     detail: Any = None

@@ -8,24 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from datetime import datetime, timedelta, timezone
-from typing import Literal
 
 import msgspec
 from msgspec.structs import replace
 
+from agent.documents.gap import GapDocument, Reason
+
 GAPS_MAX = 256
-Reason = Literal[
-    "spool_full",
-    "store_failed",
-    "expired",
-    "thinned",
-    "corrupt",
-    "unclean_stop",
-    "rate_limit",
-    "refused",
-    "too_big",
-    "sampled",
-]
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
@@ -61,26 +50,6 @@ class Gap(msgspec.Struct, frozen=True, array_like=True):
     synced: bool = False
     newest: bool = False
     exact: bool = True
-
-
-class GapDocument(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True):
-    """A gap as it leaves the device. One told again under the same `id` replaces the first."""
-
-    schema: Literal[1]
-    kind: Literal["gap"]
-    id: str
-    stream: str
-    boot: str
-    from_seq: int
-    to_seq: int
-    count: int
-    bytes: int
-    first_ts: str | None = None
-    last_ts: str | None = None
-    clock: Literal["synced", "unsynced"]
-    reason: Reason
-    dropped: Literal["oldest", "newest"]
-    exact: bool
 
 
 def document(gap: Gap) -> bytes:

@@ -11,10 +11,11 @@ from pathlib import Path
 
 import msgspec
 
+from agent.documents.gap import Reason
 from agent.errors import StoreError
 from agent.store.files import Files
 from agent.store.fixed import FixedFile
-from agent.store.gaps import Gap, Reason, add
+from agent.store.gaps import Gap, add
 from agent.store.messages import Kind, Message
 
 STREAMS_MAX = 256

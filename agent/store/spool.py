@@ -19,9 +19,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
+from agent.documents.gap import Reason
 from agent.errors import NoSpace, StoreError
 from agent.store.files import Files
-from agent.store.gaps import Reason, document
+from agent.store.gaps import document
 from agent.store.journal import SEGMENT_BYTES, Journal, JournalReader, Record
 from agent.store.ledger import HALF_BYTES, Ledger
 from agent.store.messages import Entry, Kind, Message, decode_message, encode_message

@@ -17,13 +17,14 @@ from __future__ import annotations
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import Annotated, Literal, NamedTuple
-
-import msgspec
+from typing import NamedTuple
 
 from agent.documents import codec
-from agent.documents.manifest import FileName, PackFile
-from agent.documents.names import Digest, Natural, Positive, ShortText, Text
+from agent.documents.blocks import MAX_BLOCK_BYTES as MAX_BLOCK_BYTES
+from agent.documents.blocks import MAX_WINDOW as MAX_WINDOW
+from agent.documents.blocks import BlockRefused as BlockRefused
+from agent.documents.blocks import BlockRequest as BlockRequest
+from agent.documents.manifest import PackFile
 from agent.errors import DigestMismatch, DocumentError, PackError
 
 REQUEST, DATA, REFUSED = "blocks/request", "blocks/data", "blocks/refused"
@@ -32,8 +33,6 @@ MANIFEST_FILE = "manifest.json"
 # AWS IoT Core carries 128 KiB a message, Azure IoT Hub 256 KiB; half of the smaller leaves room
 # for topic, properties and a base64 bridge.
 BLOCK_BYTES = 64 * 1024
-MAX_BLOCK_BYTES = 120 * 1024
-MAX_WINDOW = 64
 MAX_REQUEST_BYTES = 4096
 _MAX_INDEX = 2**32 - 1
 
@@ -45,28 +44,6 @@ HEADER_BYTES = _HEADER.size
 WINDOW_FIRST, WINDOW_LAST = 2, 8
 # How long to wait for news before asking again.
 PATIENCE_FIRST_S, PATIENCE_LAST_S = 5.0, 60.0
-
-BlockRange = tuple[Natural, Positive]
-
-
-class BlockRequest(msgspec.Struct, frozen=True):
-    """Blocks that the device wants next, as ranges of (first, count)."""
-
-    schema: Literal[1]
-    pack: Digest
-    file: FileName
-    digest: Digest
-    block_size: Annotated[int, msgspec.Meta(ge=1, le=MAX_BLOCK_BYTES)]
-    blocks: Annotated[tuple[BlockRange, ...], msgspec.Meta(min_length=1, max_length=MAX_WINDOW)]
-
-
-class BlockRefused(msgspec.Struct, frozen=True):
-    """Why a file is not given."""
-
-    schema: Literal[1]
-    digest: Digest
-    code: ShortText
-    message: Text
 
 
 class Block(NamedTuple):

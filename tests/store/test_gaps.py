@@ -8,7 +8,8 @@ import msgspec
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.store.gaps import GAPS_MAX, Gap, Reason, add, document
+from agent.documents.gap import Reason
+from agent.store.gaps import GAPS_MAX, Gap, add, document
 
 
 def gap(
