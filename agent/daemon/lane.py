@@ -8,7 +8,7 @@ then is it acknowledged. What a window still needs is held. Nothing here touches
                   └── died ◄──┘ retried once, alone; then set aside
 
 Bounds: `max_in_flight` messages are with the worker or being handed over. At QoS 1 the broker's
-receive maximum bounds what waits; at QoS 0 the slot says which message gives way.
+receive maximum bounds what waits; at QoS 0 as many may wait, and the slot says which one gives way.
 """
 
 from __future__ import annotations
@@ -128,7 +128,7 @@ class Lane:
         self.meters.received += 1
         if message.dup:
             self.meters.redelivered += 1
-        if self._may_drop(message) and len(self.waiting) >= self.spec.input.max_in_flight:
+        if self._may_drop(message) and self._is_full():
             self.meters.dropped += 1
             if self.spec.input.drop == "drop_newest" or not self._drop_oldest():
                 self.effects.acknowledge(message)
@@ -136,6 +136,11 @@ class Lane:
         pending = Pending(self._next, message, message.topic.encode(), now)
         self._next += 1
         self.waiting.append(pending)
+
+    def _is_full(self) -> bool:
+        # As many may wait as may be in flight; one read can bring both.
+        busy = len(self.in_flight) + self.handing_over
+        return len(self.waiting) + busy >= 2 * self.spec.input.max_in_flight
 
     def _may_drop(self, message: Inbound) -> bool:
         # At QoS 1 it may come because another slot's subscription covers this slot's.

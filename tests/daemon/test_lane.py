@@ -275,7 +275,7 @@ def test_windows_never_hold_back_more_than_they_may() -> None:
 def test_at_qos_0_the_slot_says_which_message_gives_way() -> None:
     for drop, kept in (("drop_oldest", [b"2", b"3", b"4", b"5"]), ("drop_newest", [b"0", b"1"])):
         world = World()
-        for number in range(6):
+        for number in range(10):
             world.lane.spec = Slot(
                 pack=world.slot.pack,
                 input=Input("sensors/+", qos=0, drop=drop, max_in_flight=4),  # type: ignore[arg-type]

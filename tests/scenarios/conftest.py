@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
 from agent.author.pack import Packed, pack
 from agent.author.spec import Spec, TensorSpec
+from agent.documents.manifest import Pipeline, Window
 from tests.brokers import Mosquitto
 from tests.scenarios.device import Device
-from tests.scenarios.models import Affine, write_affine, write_treacherous
+from tests.scenarios.models import Affine, write_affine, write_sum, write_treacherous
 
 
 @dataclass(frozen=True)
@@ -35,6 +37,16 @@ class Packs:
         write_treacherous(model, scale)
         spec = Spec(inputs=(TensorSpec("x", low=0.0, high=1.0),))
         return pack(model, out, name="treacherous", version=f"{scale:g}.0", spec=spec, force=True)
+
+    def windowed(self, kind: Literal["sliding", "tumbling"], size: int) -> Packed:
+        """A pack that adds up the readings of a window."""
+        out, model = self.folder / f"{kind}-{size}", self.folder / f"sum-{size}.onnx"
+        write_sum(model, size)
+        spec = Spec(
+            inputs=(TensorSpec("x", datatype="FP32", shape=(1,)),),
+            pipeline=Pipeline(window=Window(kind, size)),
+        )
+        return pack(model, out, name=kind, version="1", spec=spec, force=True)
 
 
 @pytest.fixture(scope="session")

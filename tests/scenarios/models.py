@@ -85,3 +85,12 @@ def write_treacherous(path: Path, scale: float = 1.0) -> None:
         node("Add", ["scaled", "nothing"], ["y"]),
     ]
     _save(path, helper.make_graph(nodes, "treacherous", [x], [y], weights))
+
+
+def write_sum(path: Path, size: int) -> None:
+    """Write y = the sum of a window of `size` readings, so that an answer tells what was in it."""
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [size, 1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [1])
+    axes = helper.make_tensor("axes", TensorProto.INT64, [1], [0])
+    nodes = [helper.make_node("ReduceSum", ["x", "axes"], ["y"], keepdims=0)]
+    _save(path, helper.make_graph(nodes, "sum", [x], [y], [axes]))

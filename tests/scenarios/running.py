@@ -113,13 +113,14 @@ def running(
         packs: Its packs, and what lies below `folder`, may be fetched as `file:`.
         limits: Lines of `[limits]`.
         extra: Further lines of the device's configuration, each section with its head; lines
-            before the first head belong to `[link]`.
+            before the first head belong to `[link]`; `{url}` is the broker's.
         broker: Makes the broker in its folder; default: one that keeps sessions over restarts.
         start: Start the device.
     """
     (folder / "broker").mkdir()
     make = broker or persistent
     started = make(folder / "broker").start()
+    extra = extra.replace("{url}", started.url)
     text = f'{extra}\n[fetch]\nroots = ["{packs.folder}", "{folder}"]\n[limits]\n{limits}\n'
     device = Device(folder / "device", started.url, "press-7", text)
     user = Client(started.url)
