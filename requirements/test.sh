@@ -22,7 +22,8 @@ export TEST_BROKER PATH
 
 say "Running the tests (broker: $TEST_BROKER)"
 status=0
-.venv/bin/python -m pytest "$@" || status=$?
+# Most tests wait for other processes: a few at a time keep two processors busy.
+.venv/bin/python -m pytest -n 4 --dist worksteal "$@" || status=$?
 if [ "$TEST_BROKER" = embedded ]; then
     echo "Note: mosquitto is not on this machine and could not be installed. The tests that need a"
     echo "broker ran on the embedded one (MQTT 3.1.1, no stored sessions); those that need more were"

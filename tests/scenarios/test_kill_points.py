@@ -15,8 +15,8 @@ from tests.scenarios.test_deployments import slot
 
 PROGRAM = ("-m", "tests.scenarios.killed_daemon")
 # The tests of this file share the points among them; the first ones assert that there are enough.
-PARTS = 6
-POINTS_PER_PART = 8
+PARTS = 12
+POINTS_PER_PART = 4
 FEWEST_POINTS = 40
 
 
