@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
@@ -22,31 +22,40 @@ class Packs:
     """Packs made on demand, once per test run."""
 
     folder: Path
+    _made: dict[str, Packed] = field(default_factory=dict)
 
     def affine(self, scale: float, offset: float = 0.0, *, name: str = "affine") -> Packed:
         """A pack whose model answers y = scale * x + offset, so that a prediction tells which."""
-        out = self.folder / f"{name}-{scale:g}-{offset:g}"
-        model = self.folder / f"{name}-{scale:g}-{offset:g}.onnx"
-        if not model.exists():
-            write_affine(model, Affine(scale, offset))
-        return pack(model, out, name=name, version=f"{scale:g}.0", force=True)
+        return self._once(
+            f"{name}-{scale:g}-{offset:g}",
+            lambda model: write_affine(model, Affine(scale, offset)),
+            Spec(name=name, version=f"{scale:g}.0"),
+        )
 
     def treacherous(self, scale: float) -> Packed:
         """A pack that proves itself well, and whose input can make it hang, swell or give NaN."""
-        out, model = self.folder / f"treacherous-{scale:g}", self.folder / "treacherous.onnx"
-        write_treacherous(model, scale)
-        spec = Spec(inputs=(TensorSpec("x", low=0.0, high=1.0),))
-        return pack(model, out, name="treacherous", version=f"{scale:g}.0", spec=spec, force=True)
+        inputs = (TensorSpec("x", low=0.0, high=1.0),)
+        return self._once(
+            f"treacherous-{scale:g}",
+            lambda model: write_treacherous(model, scale),
+            Spec(name="treacherous", version=f"{scale:g}.0", inputs=inputs),
+        )
 
     def windowed(self, kind: Literal["sliding", "tumbling"], size: int) -> Packed:
         """A pack that adds up the readings of a window."""
-        out, model = self.folder / f"{kind}-{size}", self.folder / f"sum-{size}.onnx"
-        write_sum(model, size)
-        spec = Spec(
-            inputs=(TensorSpec("x", datatype="FP32", shape=(1,)),),
-            pipeline=Pipeline(window=Window(kind, size)),
+        inputs = (TensorSpec("x", datatype="FP32", shape=(1,)),)
+        return self._once(
+            f"{kind}-{size}",
+            lambda model: write_sum(model, size),
+            Spec(name=kind, inputs=inputs, pipeline=Pipeline(window=Window(kind, size))),
         )
-        return pack(model, out, name=kind, version="1", spec=spec, force=True)
+
+    def _once(self, key: str, write: Callable[[Path], None], spec: Spec) -> Packed:
+        if key not in self._made:
+            model = self.folder / f"{key}.onnx"
+            write(model)
+            self._made[key] = pack(model, self.folder / key, spec=spec)
+        return self._made[key]
 
 
 @pytest.fixture(scope="session")
