@@ -1,9 +1,9 @@
 """Frames on the Unix stream socket between the daemon and one worker.
 
-A frame is a 16-byte header, `meta` and `payload`; both sides bound its size before they read it.
+A frame is an 18-byte header, `meta` and `payload`; both sides bound its size before they read it.
 The daemon parses no payload: all it needs of a prediction stands in the fixed meta of a RESULT.
 
-    header   u32 length of meta + payload · u8 kind · u8 flags · u16 length of meta · u64 sequence
+    header   u32 length of meta + payload · u32 length of meta · u64 sequence · u8 kind · u8 flags
     MESSAGE  meta: u16 length of topic, topic, correlation data    payload: as received
     RESULT   meta: ResultMeta, reply topic, id, released sequences payload: the encoded prediction
     others   payload: one JSON object of `agent.wire.worker`
@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from agent.errors import WorkerError
 
-HEADER = struct.Struct("<IBBHQ")
+HEADER = struct.Struct("<IIQBB")
 MAX_FRAME_BYTES = 64 * 1024 * 1024
 
 # Daemon to worker.
@@ -72,9 +72,8 @@ class Result(NamedTuple):
 
 def encode_frame(kind: int, flags: int, sequence: int, meta: bytes, payload: bytes) -> bytes:
     """Return one frame as bytes."""
-    return b"".join(
-        (HEADER.pack(len(meta) + len(payload), kind, flags, len(meta), sequence), meta, payload)
-    )
+    head = HEADER.pack(len(meta) + len(payload), len(meta), sequence, kind, flags)
+    return b"".join((head, meta, payload))
 
 
 def encode_message(
@@ -109,7 +108,7 @@ def encode_result(
     if released is None and not reply_topic and not message_id:
         size = RESULT_META.size
         head = _PLAIN_RESULT.pack(
-            size + len(payload), RESULT, flags, size, sequence, *times_us, class_index, 0, 0
+            size + len(payload), size, sequence, RESULT, flags, *times_us, class_index, 0, 0
         )
         return head + payload
     flags |= 0 if released is None else HAS_RELEASED
@@ -208,14 +207,14 @@ class FrameReader:
         return position
 
     def _length(self, buffer: memoryview | bytearray, position: int) -> int:
-        length, _, _, meta_length, _ = HEADER.unpack_from(buffer, position)
+        length, meta_length, _, _, _ = HEADER.unpack_from(buffer, position)
         if length > self._max_bytes or meta_length > length:
             raise WorkerError(f"a worker's frame announces {length} bytes, more than it may")
         return int(length) + HEADER.size
 
 
 def _cut(view: memoryview, position: int, length: int) -> Frame:
-    _, kind, flags, meta_length, sequence = HEADER.unpack_from(view, position)
+    _, meta_length, sequence, kind, flags = HEADER.unpack_from(view, position)
     meta = position + HEADER.size
     payload = meta + meta_length
     return Frame(kind, flags, sequence, view[meta:payload], view[payload : position + length])

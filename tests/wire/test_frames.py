@@ -75,7 +75,7 @@ def test_any_bytes_give_frames_or_the_documented_error(data: list[bytes]) -> Non
 
 
 def test_a_frame_over_the_limit_is_refused_by_its_header_alone() -> None:
-    header = frames.HEADER.pack(1001, frames.RESULT, 0, 0, 1)
+    header = frames.HEADER.pack(1001, 0, 1, frames.RESULT, 0)
     with pytest.raises(WorkerError, match="1001 bytes"):
         frames.FrameReader(max_bytes=1000).feed(header)
 
@@ -139,3 +139,16 @@ def test_a_result_comes_back_as_it_went(
     expected = (sequence,) if released is None else tuple(released)
     assert result == (*times, class_index, reply_topic, message_id, expected)
     assert bytes(frame.payload) == payload
+
+
+def test_a_result_may_release_as_many_messages_as_the_largest_window_holds() -> None:
+    released = tuple(range(65_536))
+    data = frames.encode_result(7, frames.PREDICTION, b"p", released=released)
+    (frame,) = frames.FrameReader().feed(data)
+    assert frames.decode_result(frame).released == released
+
+
+def test_a_message_may_carry_the_longest_correlation_data_beside_a_long_topic() -> None:
+    topic, correlation = b"t" * 60_000, bytes(65_535)
+    (frame,) = frames.FrameReader().feed(frames.encode_message(1, topic, b"x", correlation))
+    assert frames.decode_message_meta(frame) == (topic.decode(), correlation)
