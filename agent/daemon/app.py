@@ -55,8 +55,10 @@ from agent.wire.mqtt.packets import Message
 
 log = logging.getLogger(__name__)
 
-RECEIVE_MAXIMUM = 256
+# Messages that a broker may send before the first is acknowledged.
+RECEIVE_MAXIMUM = 128
 SESSION_EXPIRY_S = 7 * 86_400
+ASK_AGAIN_S = 600.0
 LOG_BYTES = 1024 * 1024
 PR_SET_DUMPABLE = 4
 VERSIONS: dict[str, Any] = {"auto": "auto", "5": 5, "3.1.1": 4}
@@ -90,33 +92,35 @@ class Daemon:
         self.dialect: Dialect = PlainMqtt(self._prefix)
         self.supervisor = Supervisor()
         self._make_connections()
-        self.router = Router(MqttBus(self.bus), asyncio.get_running_loop().time)
+        self.router = Router(self.predictions, asyncio.get_running_loop().time)
         self._make_control()
 
     # -- building -------------------------------------------------------------------------------
 
     def _make_connections(self) -> None:
-        link, bus = self.settings.link, self.settings.bus
+        link = self.settings.link
+        # The bus has a connection of its own, also to the same broker: sensors that wait for a
+        # worker fill a connection's window, and a deployment that repairs it must still get in.
+        bus = self.settings.bus or link
         self.link = MqttLink(
             self._options(link, "link", will=self.dialect.offline()),
             on_messages=self._on_link_messages,
             on_state=self._on_link_state,
         )
-        self.link.subscribe(self.dialect.subscriptions())
-        self.bus = self.link
-        if bus is not None:
-            self.bus = MqttLink(
-                self._options(bus, "bus"),
-                on_messages=self._on_bus_messages,
-                on_state=lambda state: None,
-            )
+        self.bus = MqttLink(
+            self._options(bus, "bus"),
+            on_messages=self._on_bus_messages,
+            on_state=self._on_bus_state,
+        )
+        self.predictions = MqttBus(self.bus)
 
     def _options(self, connection: Connection, name: str, *, will: Any = None) -> LinkOptions:
         suffix = "" if name == "link" else f"-{name}"
+        client_id = connection.client_id or f"edgeward-{self.settings.device_id}"
         return LinkOptions(
             url=connection.url,
             session=ConnectOptions(
-                client_id=connection.client_id or f"edgeward-{self.settings.device_id}{suffix}",
+                client_id=client_id + suffix,
                 version=VERSIONS[connection.version],
                 username=connection.username or None,
                 keep_alive_s=connection.keep_alive_s,
@@ -206,23 +210,17 @@ class Daemon:
     # -- messages -------------------------------------------------------------------------------
 
     def _on_link_messages(self, messages: list[Message]) -> None:
-        if self.settings.bus is None and not self._own(messages):
-            self.router.deliver(messages)
-            return
-        sensors: list[Message] = []
         for message in messages:
-            if self._take_own(message):
-                self.link.ack(message)
-            else:
-                sensors.append(message)
-        if sensors:
-            self._on_bus_messages(sensors)
-
-    def _own(self, messages: list[Message]) -> bool:
-        return any(message.topic.startswith(self._prefix) for message in messages)
+            # What is not for the agent comes from a session of an earlier configuration.
+            self._take_own(message)
+            self.link.ack(message)
 
     def _on_bus_messages(self, messages: list[Message]) -> None:
         self.router.deliver(messages)
+
+    def _on_bus_state(self, state: LinkState) -> None:
+        if state.granted is not None:
+            self.router.window(RECEIVE_MAXIMUM if state.granted.version == 5 else None)
 
     def _take_own(self, message: Message) -> bool:
         meaning = self.dialect.receive(
@@ -264,6 +262,7 @@ class Daemon:
         self._notifier.status(f"link {state.phase}: {state.last_error or 'ok'}")
         if connected:
             self.reporter.connects += 1
+            self.link.subscribe(self.dialect.subscriptions())
             online = self.dialect.online()
             self.link.publish(online.topic, online.payload, qos=online.qos, retain=online.retain)
             self.reporter.publish(again=True)
@@ -340,6 +339,7 @@ class Daemon:
         self._spawn(self.reconciler.run())
         self._spawn(self.reporter.run())
         self._spawn(self._keep_alive())
+        self._spawn(self._ask_again())
         self._notifier.ready()
         log.info("edgeward %s device=%s ready", __version__, self.settings.device_id)
         await self._stop.wait()
@@ -350,6 +350,13 @@ class Daemon:
         while every is not None:
             self._notifier.alive()
             await asyncio.sleep(every)
+
+    async def _ask_again(self) -> None:
+        """Have the retained documents sent once more, now and then: one may have been lost."""
+        while True:
+            await asyncio.sleep(ASK_AGAIN_S)
+            if self.link.state.phase == "connected":
+                self.link.subscribe(self.dialect.subscriptions())
 
     async def _close(self) -> None:
         self._notifier.stopping()
