@@ -14,10 +14,7 @@ class PlainMqtt:
     prefix: str
 
     def subscriptions(self) -> tuple[tuple[str, int], ...]:
-        # At QoS 0: sensor messages that wait for a stuck model can fill the receive maximum, which
-        # holds back everything at QoS 1, and the document that would help must not wait for them.
-        # It is retained, and comes again with each subscription.
-        return ((f"{self.prefix}desired", 0), (f"{self.prefix}command/+", 0))
+        return ((f"{self.prefix}desired", 1), (f"{self.prefix}command/+", 1))
 
     def receive(
         self,

@@ -22,6 +22,7 @@ from agent import __version__
 from agent.clouds.dialect import Block, Command, Desired, Dialect
 from agent.clouds.plain_mqtt import PlainMqtt
 from agent.control import events as e
+from agent.control.checks import check_topics
 from agent.control.state import DeviceState, packs_needed
 from agent.daemon.acts import Acts
 from agent.daemon.bus import MqttBus
@@ -38,7 +39,7 @@ from agent.device import vitals
 from agent.documents import codec
 from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment
 from agent.documents.report import Failure
-from agent.documents.settings import Connection, Settings, prefix_of
+from agent.documents.settings import Connection, Settings, prefix_of, shared_prefix_of
 from agent.errors import AgentError, DocumentError, UsageError
 from agent.links.dialing import TlsFiles
 from agent.links.local import socket_path
@@ -58,7 +59,6 @@ log = logging.getLogger(__name__)
 # Messages that a broker may send before the first is acknowledged.
 RECEIVE_MAXIMUM = 128
 SESSION_EXPIRY_S = 7 * 86_400
-ASK_AGAIN_S = 600.0
 LOG_BYTES = 1024 * 1024
 PR_SET_DUMPABLE = 4
 VERSIONS: dict[str, Any] = {"auto": "auto", "5": 5, "3.1.1": 4}
@@ -107,6 +107,7 @@ class Daemon:
             on_messages=self._on_link_messages,
             on_state=self._on_link_state,
         )
+        self.link.subscribe(self.dialect.subscriptions())
         self.bus = MqttLink(
             self._options(bus, "bus"),
             on_messages=self._on_bus_messages,
@@ -162,6 +163,7 @@ class Daemon:
             dead_letter=lambda letter: self.reporter.dead_letter(letter),
             state=lambda: self.reconciler.state,
             progressed=lambda: self.reporter.changed(),
+            unservable=lambda slot, failure: self.reconciler.feed(e.Unservable(slot, failure)),
         )
         self.reconciler = Reconciler(
             self._load_state(),
@@ -244,12 +246,11 @@ class Daemon:
             decoded = codec.decode(
                 payload, Deployment, name="desired", max_bytes=MAX_DEPLOYMENT_BYTES
             )
-            for name, slot in decoded.value.slots.items():
-                where = f"desired.slots.{name}"
-                topics.check_filter(slot.input.topic, name=f"{where}.input.topic")
-                topics.check_template(
-                    slot.output.topic, slot.input.topic, name=f"{where}.output.topic"
-                )
+            check_topics(
+                decoded.value,
+                device=self.settings.device_id,
+                reserved=shared_prefix_of(self.settings),
+            )
         except DocumentError as error:
             self.reconciler.feed(e.DesiredRefused(failure_of(error), digest))
             return
@@ -262,7 +263,6 @@ class Daemon:
         self._notifier.status(f"link {state.phase}: {state.last_error or 'ok'}")
         if connected:
             self.reporter.connects += 1
-            self.link.subscribe(self.dialect.subscriptions())
             online = self.dialect.online()
             self.link.publish(online.topic, online.payload, qos=online.qos, retain=online.retain)
             self.reporter.publish(again=True)
@@ -339,7 +339,6 @@ class Daemon:
         self._spawn(self.reconciler.run())
         self._spawn(self.reporter.run())
         self._spawn(self._keep_alive())
-        self._spawn(self._ask_again())
         self._notifier.ready()
         log.info("edgeward %s device=%s ready", __version__, self.settings.device_id)
         await self._stop.wait()
@@ -350,13 +349,6 @@ class Daemon:
         while every is not None:
             self._notifier.alive()
             await asyncio.sleep(every)
-
-    async def _ask_again(self) -> None:
-        """Have the retained documents sent once more, now and then: one may have been lost."""
-        while True:
-            await asyncio.sleep(ASK_AGAIN_S)
-            if self.link.state.phase == "connected":
-                self.link.subscribe(self.dialect.subscriptions())
 
     async def _close(self) -> None:
         self._notifier.stopping()

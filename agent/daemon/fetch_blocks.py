@@ -97,8 +97,7 @@ class BlockExchange:
         """Listen for blocks, until as many `close` calls."""
         self._users += 1
         if self._users == 1:
-            # At QoS 0, so that no stuck slot can hold them back; what is lost is asked for again.
-            self._subscribe([(topic, 0) for topic in self._topics])
+            self._subscribe([(topic, 1) for topic in self._topics])
 
     def close(self) -> None:
         self._users -= 1
