@@ -1,15 +1,18 @@
 """Worker processes: start them from their runtime's template, talk to them, know when they end.
 
 A template process has imported one runtime and holds no model; forking it makes a worker in a few
-milliseconds. Templates are started on first use and kept while any slot needs them.
+milliseconds. Templates are started on first use and end a while after their last worker.
+
+A worker is not trusted: what it says is bounded as it is read, and its end is seen to.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
-from contextlib import suppress
+import signal
+from collections.abc import Callable, Mapping
+from typing import NoReturn
 
 import msgspec
 
@@ -17,13 +20,25 @@ from agent import errors
 from agent.links.template import TemplateProcess, describe_exit, start_template
 from agent.links.worker import error_of
 from agent.wire import frames
-from agent.wire.worker import Failed, Load, Probed, Ready, TemplateEvent, read
+from agent.wire.worker import MAX_ANSWER_BYTES, Failed, Load, Probed, Ready, TemplateEvent, read
 
 log = logging.getLogger(__name__)
 
 READ_BYTES = 256 * 1024
 TEMPLATE_DEADLINE_S = 60.0
-EXIT_STATUS_DEADLINE_S = 1.0
+# From the end of a worker's stream, or from the wish that it ends, until it is killed.
+EXIT_DEADLINE_S = 1.0
+TEMPLATE_IDLE_S = 60.0
+MAX_WORD_CHARACTERS = 64
+MAX_LAYERS = 16
+
+StartTemplate = Callable[[str], TemplateProcess]
+
+
+class NoWorkerNow(errors.WorkerError):
+    """This machine cannot start a process at this moment: too many files or processes."""
+
+    retryable = True
 
 
 class Worker(asyncio.BufferedProtocol):
@@ -34,15 +49,18 @@ class Worker(asyncio.BufferedProtocol):
         self.runtime = runtime
         self.memory_mb = memory_mb
         self.pid = 0
+        # It is to be killed, and its process id is not known yet.
+        self.doomed = False
         self.ready: Ready | None = None
         self.on_results: Callable[[list[frames.Frame]], None] | None = None
         self.on_gone: Callable[[Worker, errors.AgentError], None] | None = None
-        self.gone = asyncio.get_running_loop().create_future()
+        self.gone: asyncio.Future[errors.AgentError] = asyncio.get_running_loop().create_future()
         self._status: asyncio.Future[int] = asyncio.get_running_loop().create_future()
         self._answer: asyncio.Future[frames.Frame] | None = None
-        self._reader = frames.FrameReader()
+        self._reader = frames.FrameReader(MAX_ANSWER_BYTES)
         self._buffer = memoryview(bytearray(READ_BYTES))
         self._transport: asyncio.Transport | None = None
+        self._last_call: asyncio.TimerHandle | None = None
         self.why_killed: errors.AgentError | None = None
 
     # -- asyncio.BufferedProtocol -------------------------------------------------------------
@@ -99,10 +117,14 @@ class Worker(asyncio.BufferedProtocol):
             self._answer = None
 
     def stop(self) -> None:
-        """Ask the worker to end; it has nothing more to answer."""
+        """Have the worker end; it has nothing more to answer. One that does not is killed."""
         self.on_results = self.on_gone = None
         if self._transport is not None:
             self._transport.close()
+        if not self._status.done() and self._last_call is None:
+            loop = asyncio.get_running_loop()
+            why = errors.WorkerTimedOut("it did not end when told to")
+            self._last_call = loop.call_later(EXIT_DEADLINE_S, self.kill, why)
 
     def kill(self, why: errors.AgentError) -> None:
         """End the worker at once, whatever it does."""
@@ -116,12 +138,21 @@ class Worker(asyncio.BufferedProtocol):
 
     # -- the end ------------------------------------------------------------------------------
 
+    def orphaned(self) -> None:
+        """Its template has ended, and the kernel ends it with that."""
+        self.why_killed = self.why_killed or errors.WorkerExited("the worker's template has ended")
+        if self._transport is not None:
+            self._transport.abort()
+        self.exited(-signal.SIGKILL)
+
     def exited(self, status: int) -> None:
+        if self._last_call is not None:
+            self._last_call.cancel()
         if not self._status.done():
             self._status.set_result(status)
 
     async def _wait_for_status(self) -> None:
-        done, _ = await asyncio.wait((self._status,), timeout=EXIT_STATUS_DEADLINE_S)
+        done, _ = await asyncio.wait((self._status,), timeout=EXIT_DEADLINE_S)
         error: errors.AgentError
         if self.why_killed is not None:
             error = self.why_killed
@@ -129,6 +160,7 @@ class Worker(asyncio.BufferedProtocol):
             error = describe_exit(self._status.result(), self.memory_mb, self.last_words())
         else:
             error = errors.WorkerExited("the worker closed its socket")
+            self.on_kill(self)
         if not self.gone.done():
             self.gone.set_result(error)
         if self.on_gone is not None:
@@ -136,16 +168,27 @@ class Worker(asyncio.BufferedProtocol):
 
 
 class Supervisor:
-    """Starts workers and probes; owns the template processes."""
+    """Starts workers and probes; owns the template processes.
 
-    def __init__(self) -> None:
+    Args:
+        start_template: Starts a runtime's template process.
+        idle_s: How long a template without a worker is kept.
+    """
+
+    def __init__(
+        self,
+        start_template: StartTemplate = start_template,
+        *,
+        idle_s: float = TEMPLATE_IDLE_S,
+    ) -> None:
+        self._start_template = start_template
+        self._idle_s = idle_s
         self._templates: dict[str, asyncio.Future[_Template]] = {}
         self._next = 1
 
     def prepare(self, runtime: str) -> None:
         """Begin to start a runtime's template, so that it is there when it is needed."""
-        with suppress(errors.AgentError):
-            self._template(runtime)
+        self._template(runtime).add_done_callback(_tell_failure)
 
     async def start(self, runtime: str, load: Load, deadline_s: float) -> Worker:
         """Start a worker and let it load; returns when it is ready to serve.
@@ -154,9 +197,13 @@ class Supervisor:
             AgentError: The template, the worker or the model says why not.
         """
         worker, first = await self._begin(runtime, load, deadline_s)
-        if first.kind != frames.READY:
-            raise _failure(worker, first)
-        worker.ready = read(first.payload, Ready)
+        try:
+            if first.kind != frames.READY:
+                _refuse(first)
+            worker.ready = _bounded(read(first.payload, Ready))
+        except errors.AgentError as error:
+            worker.kill(error)
+            raise
         return worker
 
     async def probe(self, runtime: str, load: Load, deadline_s: float) -> Probed:
@@ -168,19 +215,28 @@ class Supervisor:
         worker, first = await self._begin(runtime, load, deadline_s)
         try:
             if first.kind != frames.PROBED:
-                raise _failure(worker, first)
-            return read(first.payload, Probed)
-        finally:
-            worker.stop()
+                _refuse(first)
+            probed = read(first.payload, Probed)
+        except errors.AgentError as error:
+            worker.kill(error)
+            raise
+        worker.stop()
+        return msgspec.structs.replace(probed, ready=_bounded(probed.ready))
 
     async def close(self) -> None:
         """End every template; their workers end with them."""
-        for future in self._templates.values():
+        templates, self._templates = self._templates, {}
+        ends: list[asyncio.Future[errors.AgentError]] = []
+        for future in templates.values():
             if future.done() and not future.cancelled() and future.exception() is None:
+                ends += [worker.gone for worker in future.result().workers.values()]
                 future.result().close()
             else:
                 future.cancel()
-        self._templates.clear()
+        # One that was being started is ended by its own task.
+        await asyncio.gather(*templates.values(), return_exceptions=True)
+        if ends:
+            await asyncio.wait(ends, timeout=EXIT_DEADLINE_S)
 
     async def _begin(
         self, runtime: str, load: Load, deadline_s: float
@@ -203,42 +259,106 @@ class Supervisor:
             and (known.cancelled() or known.exception() is not None or known.result().closed)
         )
         if known is None or broken:
-            known = asyncio.ensure_future(_open_template(runtime))
+            known = asyncio.ensure_future(self._open_template(runtime))
             self._templates[runtime] = known
         return known
+
+    async def _open_template(self, runtime: str) -> _Template:
+        try:
+            template = _Template(self._start_template(runtime), self._idle_s)
+        except OSError as error:
+            raise _no_worker(f"the {runtime} template", error) from None
+        try:
+            event = await asyncio.wait_for(
+                asyncio.shield(template.first_event), TEMPLATE_DEADLINE_S
+            )
+        except asyncio.TimeoutError:
+            template.close()
+            raise errors.RuntimeUnavailable(
+                f"the {runtime} runtime did not import within {TEMPLATE_DEADLINE_S:g} s"
+            ) from None
+        except BaseException:
+            template.close()
+            raise
+        if event.event == "failed":
+            template.close()
+            raise errors.RuntimeUnavailable(event.message, hint=event.hint)
+        pid = template.process.pid
+        log.info("runtime=%s version=%s template pid=%s", runtime, event.version, pid)
+        return template
 
 
 class _Template:
     """A running template process and the workers forked from it."""
 
-    def __init__(self, process: TemplateProcess) -> None:
+    def __init__(self, process: TemplateProcess, idle_s: float) -> None:
         self.process = process
         self.closed = False
         self.workers: dict[int, Worker] = {}
-        self.first_event: asyncio.Future[TemplateEvent] = asyncio.get_running_loop().create_future()
-        asyncio.get_running_loop().add_reader(process.control.fileno(), self._readable)
+        self._loop = asyncio.get_running_loop()
+        self._idle_s = idle_s
+        self._idle: asyncio.TimerHandle | None = None
+        self.first_event: asyncio.Future[TemplateEvent] = self._loop.create_future()
+        self._loop.add_reader(process.control.fileno(), self._readable)
 
     async def spawn(self, worker: Worker) -> None:
+        """Have a worker forked.
+
+        Raises:
+            WorkerExited: The template is gone.
+            NoWorkerNow: The machine has no room for one more at this moment.
+        """
         try:
             stream = self.process.request_worker(worker.number)
-        except OSError as error:
+        except ConnectionError as error:
             self.close()
             raise errors.WorkerExited(f"the {worker.runtime} template is gone: {error}") from None
+        except OSError as error:
+            # The workers that it has serve on.
+            raise _no_worker(f"a {worker.runtime} worker", error) from None
+        self._be_busy()
         self.workers[worker.number] = worker
         worker.on_kill = self._kill
         worker.last_words = self.process.take_last_words
-        await asyncio.get_running_loop().create_unix_connection(lambda: worker, sock=stream)
+        try:
+            await self._loop.create_unix_connection(lambda: worker, sock=stream)
+        except OSError as error:
+            # It ends when its stream does.
+            stream.close()
+            raise _no_worker(f"a {worker.runtime} worker", error) from None
 
     def close(self) -> None:
         if self.closed:
             return
         self.closed = True
-        asyncio.get_running_loop().remove_reader(self.process.control.fileno())
+        self._be_busy()
+        self._loop.remove_reader(self.process.control.fileno())
         self.process.kill()
+        workers, self.workers = self.workers, {}
+        for worker in workers.values():
+            worker.orphaned()
+
+    def _be_busy(self) -> None:
+        if self._idle is not None:
+            self._idle.cancel()
+            self._idle = None
+
+    def _be_idle(self) -> None:
+        if not self.closed and not self.workers:
+            self._be_busy()
+            self._idle = self._loop.call_later(self._idle_s, self._end_idle)
+
+    def _end_idle(self) -> None:
+        log.info("template pid=%s ends: no slot needs it", self.process.pid)
+        self.close()
 
     def _kill(self, worker: Worker) -> None:
-        if worker.number in self.workers and worker.pid:
+        if worker.number not in self.workers or self.closed:
+            return
+        if worker.pid:
             self.process.kill_worker(worker.pid)
+        else:
+            worker.doomed = True
 
     def _readable(self) -> None:
         try:
@@ -256,18 +376,22 @@ class _Template:
         if event.event in ("ready", "failed"):
             if not self.first_event.done():
                 self.first_event.set_result(event)
+                self._be_idle()
             return
         worker = self.workers.get(event.worker)
         if worker is None:
             return
         if event.event == "started":
             worker.pid = event.pid
+            if worker.doomed:
+                self._kill(worker)
         elif event.event == "exited":
             del self.workers[event.worker]
             # With a code: it was not even forked, and the message says why.
             if event.code:
-                worker.why_killed = errors.WorkerError(event.message)
+                worker.why_killed = NoWorkerNow(event.message)
             worker.exited(event.status)
+            self._be_idle()
 
     def _ended(self) -> None:
         self.close()
@@ -278,22 +402,6 @@ class _Template:
             )
 
 
-async def _open_template(runtime: str) -> _Template:
-    template = _Template(start_template(runtime))
-    try:
-        event = await asyncio.wait_for(asyncio.shield(template.first_event), TEMPLATE_DEADLINE_S)
-    except asyncio.TimeoutError:
-        template.close()
-        raise errors.RuntimeUnavailable(
-            f"the {runtime} runtime did not import within {TEMPLATE_DEADLINE_S:g} s"
-        ) from None
-    if event.event == "failed":
-        template.close()
-        raise errors.RuntimeUnavailable(event.message, hint=event.hint)
-    log.info("runtime=%s version=%s template pid=%s", runtime, event.version, template.process.pid)
-    return template
-
-
 def _keep(frame: frames.Frame) -> frames.Frame:
     """Copy a frame out of the read buffer, for a reader that comes later."""
     return frame._replace(
@@ -301,8 +409,41 @@ def _keep(frame: frames.Frame) -> frames.Frame:
     )
 
 
-def _failure(worker: Worker, frame: frames.Frame) -> errors.AgentError:
-    worker.stop()
+def _refuse(frame: frames.Frame) -> NoReturn:
+    """Raise what a worker says in place of the answer to LOAD that was wanted."""
     if frame.kind != frames.FAILED:
-        return errors.WorkerError(f"a worker answered LOAD with a frame of kind {frame.kind}")
-    return error_of(read(frame.payload, Failed))
+        raise errors.WorkerError(f"a worker answered LOAD with a frame of kind {frame.kind}")
+    raise error_of(read(frame.payload, Failed))
+
+
+def _bounded(ready: Ready) -> Ready:
+    """What a worker says of itself, cut to what a report can carry."""
+    return msgspec.structs.replace(
+        ready,
+        runtime=_word(ready.runtime),
+        runtime_version=_word(ready.runtime_version),
+        provider=_word(ready.provider),
+        variant=_word(ready.variant),
+        isolation=_layers(ready.isolation),
+    )
+
+
+def _layers(isolation: Mapping[str, str]) -> dict[str, str]:
+    return {_word(name): _word(how) for name, how in list(isolation.items())[:MAX_LAYERS]}
+
+
+def _word(text: str) -> str:
+    return text[:MAX_WORD_CHARACTERS]
+
+
+def _no_worker(what: str, error: OSError) -> NoWorkerNow:
+    return NoWorkerNow(
+        f"{what} cannot be started now: {error.strerror or error}",
+        hint="the machine, or the service, has too many processes or open files",
+    )
+
+
+def _tell_failure(template: asyncio.Future[_Template]) -> None:
+    error = None if template.cancelled() else template.exception()
+    if error is not None:
+        log.warning("no template: %s", error)

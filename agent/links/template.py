@@ -13,7 +13,7 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 
 from agent.errors import AgentError, MemoryLimit, RuntimeUnavailable, WorkerError, WorkerExited
 from agent.wire.worker import TemplateEvent, read
@@ -163,25 +163,37 @@ def start_template(runtime: str) -> TemplateProcess:
 
     It ends with the thread that calls this, or earlier by `kill`. Its first event is `ready` or
     `failed`; a runtime whose import kills the process gives none.
+
+    Raises:
+        OSError: The machine has no room for one more process or descriptor.
     """
-    own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    own.setblocking(False)
-    output, written = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    with theirs, io.FileIO(written, "w") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-I", "-m", "agent.worker"),
-                *(runtime, str(theirs.fileno()), str(os.getpid())),
-            ],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            pass_fds=(theirs.fileno(),),
-            env=ENVIRONMENT,
-            cwd="/",
-            start_new_session=True,
-        )
-    return TemplateProcess(runtime, process, own, io.FileIO(output))
+    with ExitStack() as kept:
+        own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        kept.enter_context(own)
+        with theirs:
+            own.setblocking(False)
+            read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+            output = kept.enter_context(io.FileIO(read_end))
+            with io.FileIO(write_end, "w") as log:
+                process = _execute(runtime, theirs, log)
+        kept.pop_all()
+    return TemplateProcess(runtime, process, own, output)
+
+
+def _execute(runtime: str, control: socket.socket, log: io.FileIO) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        [
+            *(sys.executable, "-I", "-m", "agent.worker"),
+            *(runtime, str(control.fileno()), str(os.getpid())),
+        ],
+        stdin=subprocess.DEVNULL,
+        stdout=log,
+        stderr=log,
+        pass_fds=(control.fileno(),),
+        env=ENVIRONMENT,
+        cwd="/",
+        start_new_session=True,
+    )
 
 
 def describe_status(status: int) -> str:

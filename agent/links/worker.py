@@ -24,6 +24,9 @@ ASK_DEADLINE_S = 10.0
 # From the end of a worker's stream to its exit status.
 EXIT_DEADLINE_S = 5.0
 _READ_BYTES = 256 * 1024
+# What a report can carry of a worker's words.
+_MAX_MESSAGE_CHARACTERS = 1000
+_MAX_HINT_CHARACTERS = 300
 # Unique also where several workers share a template.
 _numbers = itertools.count(1)
 
@@ -285,7 +288,8 @@ def error_of(failed: Failed) -> AgentError:
     kind = _kinds().get(failed.code, WorkerError)
     # Only the base class takes a ready sentence; some kinds build theirs from parts.
     error = kind.__new__(kind)
-    AgentError.__init__(error, failed.message, hint=failed.hint)
+    message, hint = failed.message[:_MAX_MESSAGE_CHARACTERS], failed.hint[:_MAX_HINT_CHARACTERS]
+    AgentError.__init__(error, message, hint=hint)
     return error
 
 

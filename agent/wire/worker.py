@@ -15,6 +15,10 @@ from agent.errors import WorkerError
 
 T = TypeVar("T", bound=msgspec.Struct)
 
+# The largest encoded prediction, and the largest frame of a worker: its sequences come on top.
+MAX_PREDICTION_BYTES = 8 * 1024 * 1024
+MAX_ANSWER_BYTES = 12 * 1024 * 1024
+
 
 class Load(msgspec.Struct, frozen=True, omit_defaults=True):
     """Load one variant of an unpacked pack and get ready to serve it."""

@@ -21,7 +21,7 @@ from agent.pipeline.chain import Incoming, Step
 from agent.pipeline.message import RejectedMessage
 from agent.runtimes.api import Runtime, shorten
 from agent.wire import frames
-from agent.wire.worker import Failed, Load, read
+from agent.wire.worker import MAX_PREDICTION_BYTES, Failed, Load, read
 from agent.worker import confine
 from agent.worker.load import Model, open_model
 from agent.worker.probe import qualify
@@ -171,7 +171,7 @@ class Answerer:
             prediction = self._predict(step, raw)
             if replay:
                 return _absorbed(sequence, step, (decode_us, run_us, 0))
-            body = self._encode(step, prediction, run_us)
+            body = _short_enough(self._encode(step, prediction, run_us))
         except MemoryError:
             raise
         except Exception as error:
@@ -229,6 +229,15 @@ def _absorbed(sequence: int, step: Step, times_us: tuple[int, int, int]) -> byte
     return frames.encode_result(
         sequence, frames.ABSORBED, b"", times_us=times_us, released=step.released
     )
+
+
+def _short_enough(body: bytes) -> bytes:
+    """Refuse what the daemon would end this worker for."""
+    if len(body) > MAX_PREDICTION_BYTES:
+        raise BadOutput(
+            f"the prediction has {len(body)} bytes, at most {MAX_PREDICTION_BYTES} can be sent"
+        )
+    return body
 
 
 def _unexpected(error: Exception) -> RejectedMessage:

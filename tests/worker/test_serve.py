@@ -13,10 +13,18 @@ import numpy as np
 import pytest
 
 from agent.documents.manifest import Limits, Pipeline, StatePair, Tensor, Window
-from agent.errors import PackError, RuntimeUnavailable, UsageError, WorkerError, WorkerExited
+from agent.errors import (
+    BadOutput,
+    PackError,
+    RuntimeUnavailable,
+    UsageError,
+    WorkerError,
+    WorkerExited,
+)
 from agent.links.worker import BlockingWorker
 from agent.wire import frames
-from agent.wire.worker import Failed, Load
+from agent.wire.worker import MAX_PREDICTION_BYTES, Failed, Load
+from agent.worker.serve import _short_enough
 from tests.runtimes import models
 from tests.worker.conftest import Start
 from tests.worker.packs import make_pack, v2
@@ -310,3 +318,9 @@ def test_an_unknown_runtime_is_told_with_the_known_ones(relu: Path) -> None:
 
 def test_the_stream_is_a_plain_socket(serving: BlockingWorker) -> None:
     assert serving._open_stream().type == socket.SOCK_STREAM
+
+
+def test_a_prediction_beyond_what_a_frame_may_hold_is_the_models_fault() -> None:
+    assert _short_enough(b"1") == b"1"
+    with pytest.raises(BadOutput, match="8388609 bytes"):
+        _short_enough(bytes(MAX_PREDICTION_BYTES + 1))
