@@ -80,8 +80,17 @@ def encode(document: msgspec.Struct) -> bytes:
 
 def show(value: object) -> str:
     """Return a short, safe rendering of a value for an error text."""
-    text = repr(value)
+    return _cut(repr(value))
+
+
+def _cut(text: str) -> str:
     return text if len(text) <= MAX_SHOWN else text[: MAX_SHOWN - 1] + "…"
+
+
+def _named(key: object) -> str:
+    """A key as a path shows it: as it is, unless it is too long or would not print."""
+    text = str(key)
+    return text if len(text) <= MAX_SHOWN and text.isprintable() else show(key)
 
 
 def _bound_depth(data: bytes, name: str) -> None:
@@ -111,7 +120,7 @@ def _reason(error: msgspec.ValidationError, raw: object, kind: Any) -> tuple[str
     missing = re.match(r"Object missing required field `(.*)`", text)
     if missing:
         return f"a field {missing.group(1)!r}", "none"
-    return "a valid value", f"{show(raw)}: {text}"
+    return "a valid value", f"{show(raw)}: {_cut(text)}"
 
 
 def _locate(raw: object, kind: Any, path: str) -> DocumentError | None:
@@ -137,7 +146,7 @@ def _children(raw: object, kind: Any, path: str) -> list[tuple[object, Any, str]
             ]
         if origin in (dict, Mapping) or (origin is not None and len(arguments) == 2):
             keys = [(key, arguments[0], f"{path} key {show(key)}") for key in raw]
-            return keys + [(raw[key], arguments[1], f"{path}.{key}") for key in raw]
+            return keys + [(raw[key], arguments[1], f"{path}.{_named(key)}") for key in raw]
     if isinstance(raw, (list, tuple)) and origin in (list, tuple) and arguments:
         return [(item, arguments[0], f"{path}[{i}]") for i, item in enumerate(raw)]
     return []

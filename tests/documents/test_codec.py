@@ -72,6 +72,20 @@ def test_an_error_names_the_value_what_was_expected_and_what_was_there(
     assert str(caught.value).startswith(text)
 
 
+def test_an_error_text_stays_short_and_prints_whatever_the_keys_and_values_are() -> None:
+    for key, value in (("k" * 5000, {}), ("\x1b[2J\n", {}), ("a", "v" * 5000)):
+        settings = {key: value}
+        with pytest.raises(DocumentError) as caught:
+            decode(document(slots={"vib": {**SLOT, "settings": settings, "input": value}}))
+        with pytest.raises(DocumentError) as within:
+            decode(document(slots={"vib": {**SLOT, "settings": settings}}, telemetry=value))
+        with pytest.raises(DocumentError) as below:
+            decode(document(slots={key: {**SLOT, "input": {"topic": "a", "qos": value}}}))
+        for error in (caught, within, below):
+            assert len(str(error.value)) < 300
+            assert str(error.value).isprintable()
+
+
 def test_a_document_beyond_its_bound_is_refused_unread() -> None:
     with pytest.raises(DocumentError, match="at most 8192 bytes, got 9000 bytes"):
         decode(b" " * 9000)
