@@ -18,11 +18,12 @@ import msgspec
 
 from agent.author.broker import Broker, Received
 from agent.author.offer import Offer
+from agent.control.checks import check_topics
 from agent.documents import codec
 from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment, Slot
 from agent.documents.report import Failure, Report, SlotReport
 from agent.errors import AgentError, DocumentError, UsageError
-from agent.wire import blocks, topics
+from agent.wire import blocks
 from agent.wire.blocks import BlockRefused
 
 # Retained messages come right after the subscription; not every broker says when that was all.
@@ -142,7 +143,7 @@ class _Delivery:
     def run(self) -> Iterator[Event]:
         prefix = self.order.prefix
         # Before anything is published: a document that no device could take.
-        check_document(_merged({}, self.order))
+        self._checked(_merged({}, self.order))
         self.handlers: dict[str, Callable[[Received], Iterator[Event]]] = {
             f"{prefix}desired": self._on_desired,
             f"{prefix}reported": self._on_reported,
@@ -158,6 +159,10 @@ class _Delivery:
         self._check_slots_known()
         yield self._publish()
         yield from self._follow()
+
+    def _checked(self, document: dict[str, Any]) -> bytes:
+        prefix, device = self.order.prefix, self.order.device
+        return check_document(document, device, prefix.partition(device)[0] or prefix)
 
     @property
     def _serves(self) -> bool:
@@ -196,7 +201,7 @@ class _Delivery:
 
     def _publish(self) -> Published:
         self.base = b"" if self.order.replace else self.desired
-        self.own = check_document(_merged(_parsed(self.base, self.order.prefix), self.order))
+        self.own = self._checked(_merged(_parsed(self.base, self.order.prefix), self.order))
         self.deployments.add(self.order.deployment)
         self.published_at = self.now()
         self.broker.publish(f"{self.order.prefix}desired", self.own, retain=True, wait=True)
@@ -341,18 +346,19 @@ class _Delivery:
             self.done_bytes = min(self.offer.total_bytes, self.done_bytes + len(block.data))
 
 
-def check_document(document: dict[str, Any]) -> bytes:
+def check_document(document: dict[str, Any], device: str, reserved: str) -> bytes:
     """Encode a desired document, refusing what a device would refuse.
+
+    Args:
+        device: The device's id.
+        reserved: What the topics of all agents begin with.
 
     Raises:
         DocumentError: Says where and what would be right.
     """
     data = msgspec.json.encode(document)
     decoded = codec.decode(data, Deployment, name="desired", max_bytes=MAX_DEPLOYMENT_BYTES)
-    for name, slot in decoded.value.slots.items():
-        where = f"desired.slots.{name}"
-        topics.check_filter(slot.input.topic, name=f"{where}.input.topic")
-        topics.check_template(slot.output.topic, slot.input.topic, name=f"{where}.output.topic")
+    check_topics(decoded.value, device=device, reserved=reserved)
     return data
 
 

@@ -12,16 +12,17 @@ from agent.control import events as e
 from agent.control.selection import Candidate, select
 from agent.control.state import DeviceState, Qualification
 from agent.daemon.fetch import Fetcher
-from agent.daemon.lane import DeadLetter, Lane
+from agent.daemon.lane import DeadLetter, Effects, Lane
 from agent.daemon.meters import SlotMeters
+from agent.daemon.reconciler import failure_of
 from agent.daemon.router import Router
 from agent.daemon.serving import Hooks, Plan, SlotServer
 from agent.daemon.supervisor import Supervisor
 from agent.documents import codec
 from agent.documents.deployment import Slot
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest
-from agent.documents.report import Progress
-from agent.documents.settings import Settings, prefix_of
+from agent.documents.report import Failure, Progress
+from agent.documents.settings import Settings, shared_prefix_of
 from agent.errors import (
     AgentError,
     ModelRejected,
@@ -53,6 +54,8 @@ class Acts:
     dead_letter: Callable[[DeadLetter], None]
     state: Callable[[], DeviceState]
     progressed: Callable[[], None]
+    # A slot's pack cannot be started from what is on disk.
+    unservable: Callable[[str, Failure], None]
     servers: dict[str, SlotServer] = field(default_factory=dict)
     progress: dict[str, Progress] = field(default_factory=dict)
     _stopping: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -155,16 +158,16 @@ class Acts:
         if stopping is not None:
             await asyncio.wait((stopping,))
         plan = self._plan(name, target)
-        server = self.servers.get(name)
-        if server is None:
-            server = self._new_server(name, target)
+        server = self.servers.get(name) or self._new_server(name, target)
         try:
             await server.switch(plan, on_probation=on_probation)
         except BaseException:
-            if server.plan is None:
-                await self._remove(name, server)
+            if self.servers.get(name) is not server:
+                await server.stop(for_good=True)
             raise
-        self.router.follow(name, target)
+        self.servers[name] = server
+        # Only now: what came before could not be answered.
+        self.router.add(server.lane)
 
     async def watch(self, action: e.Watch) -> e.ProbationPassed:
         await asyncio.sleep(action.target.rollout.probation_s)
@@ -182,46 +185,50 @@ class Acts:
         server = self.servers.pop(action.slot, None)
         if server is None:
             return
-        task = asyncio.ensure_future(self._remove(action.slot, server))
+        task = asyncio.ensure_future(self._remove(server))
         self._stopping[action.slot] = task
         try:
             await asyncio.shield(task)
         finally:
             self._stopping.pop(action.slot, None)
 
-    async def _remove(self, name: str, server: SlotServer) -> None:
-        if self.servers.get(name) is server:
-            del self.servers[name]
-        self.router.remove(name)
-        await server.stop()
+    async def _remove(self, server: SlotServer) -> None:
+        self.router.leave(server.lane.name)
+        await server.stop(for_good=True)
+        self.router.remove(server.lane)
 
     # -- serving --------------------------------------------------------------------------------
 
     def serve_what_served(self) -> None:
-        """At boot: every slot that had a proven pack serves it, whatever its rollout does."""
+        """At boot: every slot that had a proven pack serves it, whatever its rollout does.
+
+        A slot whose pack cannot be read listens all the same, so that no message is taken for
+        unwanted while the pack is repaired.
+        """
         for name, entry in self.state().slots.items():
             if entry.serving is None:
                 continue
+            server = self._new_server(name, entry.serving)
+            server.on_probation = not entry.proven
+            self.servers[name] = server
+            self.router.add(server.lane)
             try:
-                plan = self._plan(name, entry.serving)
+                server.serve(self._plan(name, entry.serving))
             except AgentError as error:
                 log.error("slot=%s cannot serve: %s", name, error)
-                continue
-            self._new_server(name, entry.serving).serve(plan)
+                self.unservable(name, failure_of(error))
 
     def _new_server(self, name: str, spec: Slot) -> SlotServer:
         lane = Lane(
             name,
             self.settings.device_id,
             spec,
-            self.router.effects(name, self.dead_letter),
+            Effects(self.dead_letter),
             SlotMeters(),
-            reserved=prefix_of(self.settings),
+            reserved=shared_prefix_of(self.settings),
         )
-        server = SlotServer(lane, self.supervisor, self.hooks)
-        self.servers[name] = server
-        self.router.add(lane)
-        return server
+        self.router.connect(lane)
+        return SlotServer(lane, self.supervisor, self.hooks)
 
     def _manifest(self, pack: str) -> Manifest:
         data = self.store.manifest(pack)

@@ -40,7 +40,7 @@ from agent.documents import codec
 from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment
 from agent.documents.report import Failure
 from agent.documents.settings import Connection, Settings, prefix_of, shared_prefix_of
-from agent.errors import AgentError, DocumentError, UsageError
+from agent.errors import AgentError, DocumentError, LinkError, UsageError
 from agent.links.dialing import TlsFiles
 from agent.links.local import socket_path
 from agent.links.mqtt import LinkOptions, LinkState, MqttLink
@@ -53,6 +53,7 @@ from agent.store.state import StateFile
 from agent.wire import topics
 from agent.wire.mqtt.options import ConnectOptions, Will
 from agent.wire.mqtt.packets import Message
+from agent.wire.mqtt.properties import Properties
 
 log = logging.getLogger(__name__)
 
@@ -226,7 +227,11 @@ class Daemon:
 
     def _take_own(self, message: Message) -> bool:
         meaning = self.dialect.receive(
-            message.topic, message.payload, message.response_topic, message.correlation_data
+            message.topic,
+            message.payload,
+            message.response_topic,
+            message.correlation_data,
+            retain=message.retain,
         )
         if meaning is None:
             return False
@@ -286,12 +291,9 @@ class Daemon:
             return
         if "id" in request:
             answer["id"] = request["id"]
-        MqttBus(self.link).publish(
-            topic,
-            msgspec.json.encode(answer),
-            qos=1,
-            correlation_data=command.correlation_data,
-        )
+        properties = Properties(correlation_data=command.correlation_data)
+        with suppress(LinkError):
+            self.link.publish(topic, msgspec.json.encode(answer), qos=1, properties=properties)
 
     async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
         return self.reporter.status()
@@ -334,8 +336,7 @@ class Daemon:
         )
         await self.local.start()
         self._spawn(self.link.run())
-        if self.bus is not self.link:
-            self._spawn(self.bus.run())
+        self._spawn(self.bus.run())
         self._spawn(self.reconciler.run())
         self._spawn(self.reporter.run())
         self._spawn(self._keep_alive())
@@ -356,13 +357,13 @@ class Daemon:
         await self.reconciler.close()
         await self.fetcher.close()
         for server in list(self.acts.servers.values()):
-            await _within(server.stop(), 5.0)
+            await _within(server.stop(for_good=False), 5.0)
+        self.predictions.stopping = True
         offline = self.dialect.offline()
         with suppress(AgentError):
             self.link.publish(offline.topic, offline.payload, qos=0, retain=True)
         await _within(self.link.stop(), 5.0)
-        if self.bus is not self.link:
-            await _within(self.bus.stop(), 5.0)
+        await _within(self.bus.stop(), 5.0)
         await self.local.stop()
         await self.supervisor.close()
         self.outbox.close()

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Protocol
 
 from agent.daemon.meters import SlotMeters
@@ -26,6 +27,8 @@ from agent.wire import frames, topics
 # Held payloads of open windows kept for a worker that has to start again.
 MAX_HELD_BYTES = 8 * 1024 * 1024
 MAX_TOPICS_CACHED = 4096
+# Longer topics are worked out for each message: a cache of them would have no bound in bytes.
+MAX_CACHED_TOPIC_CHARS = 256
 
 
 class Inbound(Protocol):
@@ -45,6 +48,31 @@ class Inbound(Protocol):
     def correlation_data(self) -> bytes | None: ...
 
 
+class Handed(Enum):
+    """What became of a prediction that was given to the bus."""
+
+    SENT = "sent"
+    # The broker will not take it, now or later.
+    REFUSED = "refused"
+    # The connection ended first, or the agent stops: the sensor's message comes again.
+    LOST = "lost"
+
+
+Done = Callable[[Handed, str], None]
+
+
+@dataclass
+class HeldBudget:
+    """How many unacknowledged messages may sit in open windows, over all lanes.
+
+    A broker sends only so many messages before the first is acknowledged; windows that held them
+    all would wait for ever for the next.
+    """
+
+    limit: int
+    used: int = 0
+
+
 @dataclass(slots=True)
 class Pending:
     """One message on its way through a lane."""
@@ -52,13 +80,13 @@ class Pending:
     sequence: int
     message: Inbound
     topic: bytes
+    # Where its prediction goes; empty where that is no topic the agent may publish to.
+    output: str
     received_at: float
     sent_at: float = 0.0
     # Attempts that ended with a dead worker or a bad output.
     tries: int = 0
     acknowledged: bool = False
-    # It sits in a window of the worker: only its payload is needed again, not its prediction.
-    answered: bool = False
 
 
 @dataclass(frozen=True)
@@ -74,22 +102,28 @@ class DeadLetter:
     detail: bytes = b""
 
 
+def _nothing(*_: object) -> None:
+    """An effect that nobody is wired to yet."""
+
+
 @dataclass
 class Effects:
-    """Everything a lane causes; the router wires it to a bus and a worker."""
+    """Everything a lane causes; the router and the slot's server wire it."""
 
-    # Bytes for the worker; called once per batch.
-    send: Callable[[bytes], None]
-    # topic, payload, message answered, and what to call when it is handed over (ok, reason).
-    publish: Callable[[str, bytes, Pending, Callable[[bool, str], None]], None]
-    acknowledge: Callable[[Inbound], None]
-    # The bus may deliver this message again: nobody is working on it any more.
-    forget: Callable[[Inbound], None]
     dead_letter: Callable[[DeadLetter], None]
+    # topic, payload, message answered, retain, and what to call when it is handed over.
+    publish: Callable[[str, bytes, Pending, bool, Done], None] = _nothing
+    acknowledge: Callable[[Inbound], None] = _nothing
+    # The bus may deliver this message again: nobody is working on it any more.
+    forget: Callable[[Inbound], None] = _nothing
+    # Whether the bus can take no further predictions at the moment.
+    congested: Callable[[], bool] = lambda: False
+    # Bytes for the worker; called once per batch.
+    send: Callable[[bytes], None] = _nothing
     # The worker gave an answer that its manifest does not allow: replace it.
-    replace_worker: Callable[[AgentError], None]
+    replace_worker: Callable[[AgentError], None] = _nothing
     # There is room for a waiting message: call `flush` soon, once for many calls.
-    flush_soon: Callable[[], None]
+    flush_soon: Callable[[], None] = _nothing
 
 
 @dataclass
@@ -101,10 +135,9 @@ class Lane:
     spec: Slot
     effects: Effects
     meters: SlotMeters
-    # Topics below this prefix are the agent's own.
+    # Topics below this prefix are those of agents.
     reserved: str
-    # At most this many unacknowledged messages may sit in open windows.
-    max_held: int = 64
+    budget: HeldBudget = field(default_factory=lambda: HeldBudget(64))
     waiting: deque[Pending] = field(default_factory=deque)
     in_flight: dict[int, Pending] = field(default_factory=dict)
     handing_over: int = 0
@@ -116,7 +149,6 @@ class Lane:
     _out: list[bytes] = field(default_factory=list)
     _next: int = 1
     _held_bytes: int = 0
-    _held_unacknowledged: int = 0
     # The message whose answer is why the worker is being replaced.
     _culprit: Pending | None = None
     _outputs: dict[str, str] = field(default_factory=dict)
@@ -133,9 +165,13 @@ class Lane:
             if self.spec.input.drop == "drop_newest" or not self._drop_oldest():
                 self.effects.acknowledge(message)
                 return
-        pending = Pending(self._next, message, message.topic.encode(), now)
+        topic = message.topic
+        # Worked out now: when a new specification is served, the wildcards may be others.
+        output = self._outputs.get(topic)
+        if output is None:
+            output = self._output_topic(topic)
+        self.waiting.append(Pending(self._next, message, topic.encode(), output, now))
         self._next += 1
-        self.waiting.append(pending)
 
     def _is_full(self) -> bool:
         # As many may wait as may be in flight; one read can bring both.
@@ -156,7 +192,7 @@ class Lane:
 
     def flush(self, now: float) -> None:
         """Send waiting messages to the worker, as far as the bounds allow, in one write."""
-        if not self.open:
+        if not self.open or (self.waiting and self.effects.congested()):
             return
         limit = self.spec.input.max_in_flight
         while self.waiting and len(self.in_flight) + self.handing_over < limit:
@@ -167,15 +203,14 @@ class Lane:
 
     def _send(self, pending: Pending, now: float) -> None:
         message = pending.message
+        frame = frames.encode_message(
+            pending.sequence, pending.topic, message.payload, message.correlation_data
+        )
         pending.sent_at = now
         if not self.in_flight:
             self.last_progress = now
         self.in_flight[pending.sequence] = pending
-        self._out.append(
-            frames.encode_message(
-                pending.sequence, pending.topic, message.payload, message.correlation_data
-            )
-        )
+        self._out.append(frame)
 
     def _write(self) -> None:
         if self._out:
@@ -184,24 +219,26 @@ class Lane:
 
     # -- answers ----------------------------------------------------------------------------
 
-    def answered(self, frame: frames.Frame, now: float) -> None:
-        """Take one RESULT from the worker.
+    def answered(self, frame: frames.Frame, now: float) -> bool:
+        """Take one RESULT from the worker; False where it answers no message that waits for one.
 
         Raises:
             WorkerError: The frame cannot be read; the worker must be replaced.
         """
         result = frames.decode_result(frame)
+        self.last_progress = now
         pending = self.in_flight.pop(frame.sequence, None)
         if pending is None:
-            return  # an answer to a message that was given up, or only replayed
-        self.last_progress = now
+            # A replay: what this worker's windows do not need any more may go.
+            for sequence in result.released:
+                self._let_go(sequence)
+            return False
         outcome = frame.flags & frames.OUTCOME_MASK
         if frame.flags & frames.BAD_OUTPUT:
             self._bad_output(pending, result.released, bytes(frame.payload))
-            return
+            return True
         self.careful = max(0, self.careful - 1)
         self.meters.answered(outcome, result, now - pending.received_at, now - pending.sent_at)
-        pending.answered = True
         if pending.sequence not in result.released:
             self._hold(pending)
         if outcome == frames.ABSORBED:
@@ -211,46 +248,55 @@ class Lane:
             self._release(result.released, pending)
         else:
             self._hand_over(pending, bytes(frame.payload), result)
+        return True
 
     def _hand_over(self, pending: Pending, payload: bytes, result: frames.Result) -> None:
-        topic = pending.message.response_topic or result.reply_topic
-        if not topic or not self._may_answer_to(topic):
-            topic = self._output_topic(pending.message.topic)
+        reply = pending.message.response_topic or result.reply_topic
+        reply = reply if reply and self._may_publish_to(reply) else ""
+        topic = reply or pending.output
+        if not topic:
+            self._set_aside(pending, "publish_refused", "its output is no topic for predictions")
+            self._release(result.released, pending)
+            return
         self.handing_over += 1
 
-        def handed_over(ok: bool, reason: str) -> None:
+        def handed_over(outcome: Handed, reason: str) -> None:
             self.handing_over -= 1
             if self.waiting:
                 self.effects.flush_soon()
-            if ok:
+            if outcome is Handed.SENT:
                 self.meters.sent += 1
                 self._release(result.released, pending)
                 return
             self.meters.unsent += 1
-            if self.spec.output.qos:
-                # The broker will not take this prediction; it would not take it again either.
-                self._set_aside(pending, "publish_refused", reason)
-                self._release(result.released, pending)
-            else:
+            if outcome is Handed.LOST:
                 self.effects.forget(pending.message)
+                return
+            self._set_aside(pending, "publish_refused", reason)
+            self._release(result.released, pending)
 
-        self.effects.publish(topic, payload, pending, handed_over)
+        # A reply is for one who asked: kept, it would be the next one's answer too.
+        retain = self.spec.output.retain and not reply
+        self.effects.publish(topic, payload, pending, retain, handed_over)
 
-    def _may_answer_to(self, topic: str) -> bool:
-        # Whoever can send a sensor message must not make the agent write its own documents.
+    def _may_publish_to(self, topic: str) -> bool:
+        # Whoever can send a sensor message must not make the agent write an agent's documents.
         return topics.is_name(topic) and not topic.startswith((self.reserved, "$"))
 
     def _output_topic(self, topic: str) -> str:
-        known = self._outputs.get(topic)
-        if known is None:
-            wildcards = topics.match(self.spec.input.topic, topic) or ()
-            known = topics.fill(
-                self.spec.output.topic, slot=self.name, device=self.device, wildcards=wildcards
-            )
+        wildcards = topics.match(self.spec.input.topic, topic)
+        if wildcards is None:
+            return ""
+        found = topics.fill(
+            self.spec.output.topic, slot=self.name, device=self.device, wildcards=wildcards
+        )
+        if not self._may_publish_to(found):
+            found = ""
+        if len(topic) <= MAX_CACHED_TOPIC_CHARS:
             if len(self._outputs) >= MAX_TOPICS_CACHED:
                 self._outputs.clear()
-            self._outputs[topic] = known
-        return known
+            self._outputs[topic] = found
+        return found
 
     def _release(self, released: Iterable[int], answered: Pending) -> None:
         for sequence in released:
@@ -272,7 +318,7 @@ class Lane:
         if pending is not None:
             self._held_bytes -= len(pending.message.payload)
             if not pending.acknowledged:
-                self._held_unacknowledged -= 1
+                self.budget.used -= 1
             self._acknowledge(pending)
 
     def _hold(self, pending: Pending) -> None:
@@ -280,14 +326,17 @@ class Lane:
         self.held[pending.sequence] = pending
         self._held_bytes += len(pending.message.payload)
         if not pending.acknowledged:
-            self._held_unacknowledged += 1
-        while self._held_unacknowledged > self.max_held:
-            oldest = next(p for p in self.held.values() if not p.acknowledged)
-            self._held_unacknowledged -= 1
+            self.budget.used += 1
+        while self.budget.used > self.budget.limit:
+            oldest = next((p for p in self.held.values() if not p.acknowledged), None)
+            if oldest is None:
+                break
+            self.budget.used -= 1
             # From here on only this process remembers it: a crash of the daemon costs it.
             self.meters.acknowledged_early += 1
             self._acknowledge(oldest)
         while self._held_bytes > MAX_HELD_BYTES:
+            self.meters.state_lost += 1
             self._let_go(next(iter(self.held)))
 
     # -- the worker -------------------------------------------------------------------------
@@ -381,12 +430,25 @@ class Lane:
         self.spec = spec
         self._outputs.clear()
 
-    def give_up(self) -> None:
-        """The slot is stopped: whatever is not answered stays with the broker."""
+    def give_up(self, *, for_good: bool) -> None:
+        """Work on nothing any more.
+
+        Args:
+            for_good: The slot is gone, and so is whoever wanted these answers: they are
+                acknowledged, or they would fill the broker's window. Else the agent stops, and
+                what is not answered stays with the broker for the next start.
+        """
+        self.budget.used -= sum(not held.acknowledged for held in self.held.values())
         for pending in (*self.waiting, *self.in_flight.values(), *self.held.values()):
-            if not pending.acknowledged:
+            if pending.acknowledged:
+                continue
+            if for_good:
+                self.meters.dropped += 1
+                self._acknowledge(pending)
+            else:
                 self.effects.forget(pending.message)
         self.waiting.clear()
         self.in_flight.clear()
         self.held.clear()
+        self._held_bytes = 0
         self.open = False

@@ -5,25 +5,34 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from agent.daemon.lane import Effects, Inbound, Lane, Pending
-from agent.documents.deployment import Slot
+from agent.daemon.lane import Done, HeldBudget, Inbound, Lane, Pending
 from agent.wire import topics
 
 MAX_TOPICS_CACHED = 4096
+# Longer topics are looked up for each message: a cache of them would have no bound in bytes.
+MAX_CACHED_TOPIC_CHARS = 256
+# With MQTT 3.1.1 a broker does not say how many messages it sends unacknowledged; mosquitto's
+# default is 20, and windows may hold less than half of that.
+HELD_UNKNOWN = 8
 
 
 class Bus(Protocol):
-    """What the router needs of a bus; `agent.links.mqtt.MqttLink` is one."""
+    """What the router needs of a bus; `agent.daemon.bus.MqttBus` is one."""
+
+    on_room: Callable[[], None]
+
+    @property
+    def congested(self) -> bool: ...
 
     def publish(
         self,
         topic: str,
         payload: bytes,
+        done: Done,
         *,
         qos: int = 0,
         retain: bool = False,
         correlation_data: bytes | None = None,
-        on_done: Callable[[bool, str], None] | None = None,
     ) -> None: ...
 
     def subscribe(self, filters: list[tuple[str, int]]) -> None: ...
@@ -46,52 +55,64 @@ class Router:
         # What the bus was asked for.
         self._subscribed: dict[str, int] = {}
         self._known: dict[str, tuple[Lane, ...]] = {}
-        # Lanes that still work on a message which went to several.
-        self._shared: dict[int, int] = {}
+        # Lanes that still work on a message which went to several, and whether one gave it up.
+        self._shared: dict[int, tuple[int, bool]] = {}
+        self.budget = HeldBudget(HELD_UNKNOWN)
         self.unrouted = 0
+        bus.on_room = self._room
 
-    def effects(self, lane_name: str, dead_letter: Callable[..., None]) -> Effects:
-        """The bus side of a new lane's effects; its worker side is wired by its server."""
-        bus = self._bus
+    def window(self, receive_maximum: int | None) -> None:
+        """Learn how many messages the broker sends before the first is acknowledged.
 
-        def publish(
-            topic: str, payload: bytes, pending: Pending, done: Callable[[bool, str], None]
-        ) -> None:
-            output = self._lanes[lane_name].spec.output
+        Args:
+            receive_maximum: As MQTT 5 settles it; None with 3.1.1, where the broker does not say.
+        """
+        self.budget.limit = HELD_UNKNOWN if receive_maximum is None else receive_maximum // 2
+
+    def connect(self, lane: Lane) -> None:
+        """Wire a lane to the bus; it gets no messages before `add`."""
+        bus, effects = self._bus, lane.effects
+
+        def publish(topic: str, payload: bytes, pending: Pending, retain: bool, done: Done) -> None:
             bus.publish(
                 topic,
                 payload,
-                qos=output.qos,
-                retain=output.retain,
+                done,
+                qos=lane.spec.output.qos,
+                retain=retain,
                 correlation_data=pending.message.correlation_data,
-                on_done=done,
             )
 
-        return Effects(
-            send=lambda data: None,
-            publish=publish,
-            acknowledge=self._acknowledge,
-            forget=self._forget,
-            dead_letter=dead_letter,
-            replace_worker=lambda why: None,
-            flush_soon=lambda: None,
-        )
+        effects.publish = publish
+        effects.acknowledge = self._acknowledge
+        effects.forget = self._forget
+        effects.congested = lambda: bus.congested
+        lane.budget = self.budget
 
     def add(self, lane: Lane) -> None:
+        """Subscribe to what a lane listens to, or to what it listens to from now on."""
         self._lanes[lane.name] = lane
-        self.follow(lane.name, lane.spec)
-
-    def follow(self, name: str, spec: Slot) -> None:
-        """Subscribe to a slot's input, and leave the filter it had before."""
-        self._filters[name] = (spec.input.topic, spec.input.qos)
+        self._filters[lane.name] = (lane.spec.input.topic, lane.spec.input.qos)
         self._known.clear()
         self._subscribe()
 
-    def remove(self, name: str) -> None:
-        self._lanes.pop(name, None)
+    def leave(self, name: str) -> None:
+        """Ask for nothing more for a lane; what was asked for may still come."""
         self._filters.pop(name, None)
-        self._known.clear()
         self._subscribe()
+
+    def remove(self, lane: Lane) -> None:
+        """Give a lane nothing more."""
+        if self._lanes.get(lane.name) is lane:
+            del self._lanes[lane.name]
+            self._filters.pop(lane.name, None)
+            self._known.clear()
+            self._subscribe()
+
+    def _room(self) -> None:
+        now = self._clock()
+        for lane in self._lanes.values():
+            lane.flush(now)
 
     def _subscribe(self) -> None:
         """Ask for what all slots need, once: where filters overlap, some brokers send a message
@@ -120,7 +141,7 @@ class Router:
                 self._bus.acknowledge(message)
                 continue
             if len(lanes) > 1 and message.qos:
-                self._shared[id(message)] = len(lanes)
+                self._shared[id(message)] = (len(lanes), False)
             for lane in lanes:
                 lane.arrived(message, now)
                 touched[lane.name] = lane
@@ -131,32 +152,32 @@ class Router:
         found = tuple(
             lane
             for lane in self._lanes.values()
-            if topics.match(self._filters[lane.name][0], topic) is not None
+            if topics.match(lane.spec.input.topic, topic) is not None
         )
-        if len(self._known) >= MAX_TOPICS_CACHED:
-            self._known.clear()
-        self._known[topic] = found
+        if len(topic) <= MAX_CACHED_TOPIC_CHARS:
+            if len(self._known) >= MAX_TOPICS_CACHED:
+                self._known.clear()
+            self._known[topic] = found
         return found
 
     def _acknowledge(self, message: Inbound) -> None:
-        if message.qos == 0:
-            return
-        if self._shared and not self._last_of(message):
-            return
-        self._bus.acknowledge(message)
+        if message.qos:
+            self._settle(message, given_up=False)
 
     def _forget(self, message: Inbound) -> None:
-        if message.qos == 0:
-            return
-        self._shared.pop(id(message), None)
-        self._bus.forget(message)
+        if message.qos:
+            self._settle(message, given_up=True)
 
-    def _last_of(self, message: Inbound) -> bool:
-        left = self._shared.get(id(message))
-        if left is None:
-            return True
-        if left > 1:
-            self._shared[id(message)] = left - 1
-            return False
-        del self._shared[id(message)]
-        return True
+    def _settle(self, message: Inbound, *, given_up: bool) -> None:
+        """A lane is done with a message; the last one of them settles it with the bus."""
+        shared = self._shared.pop(id(message), None) if self._shared else None
+        if shared is not None:
+            left, given_up_before = shared
+            given_up = given_up or given_up_before
+            if left > 1:
+                self._shared[id(message)] = (left - 1, given_up)
+                return
+        if given_up:
+            self._bus.forget(message)
+        else:
+            self._bus.acknowledge(message)

@@ -126,8 +126,12 @@ class SlotServer:
         elif self.plan is not None:
             self._schedule_restart(0.0)
 
-    async def stop(self) -> None:
-        """Finish what is in flight, then end the worker."""
+    async def stop(self, *, for_good: bool) -> None:
+        """Finish what is in flight, then end the worker.
+
+        Args:
+            for_good: The slot is gone; else the agent stops, and what waits stays with the broker.
+        """
         # A worker that dies of its last messages is not replaced.
         self._switching = True
         self._cancel_restart()
@@ -137,7 +141,7 @@ class SlotServer:
         worker, self.worker = self.worker, None
         if worker is not None:
             worker.stop()
-        self.lane.give_up()
+        self.lane.give_up(for_good=for_good)
 
     # -- the worker -----------------------------------------------------------------------------
 
@@ -174,10 +178,11 @@ class SlotServer:
         now = self._loop.time()
         lane = self.lane
         worker = self.worker
+        good = False
         try:
             for frame in results:
                 if frame.kind == frames.RESULT:
-                    lane.answered(frame, now)
+                    good = lane.answered(frame, now) or good
                 elif frame.kind == frames.FAILED:
                     # It knows why it ends, which its exit status does not tell.
                     self._replace_worker(error_of(read(frame.payload, Failed)))
@@ -186,7 +191,7 @@ class SlotServer:
         except errors.WorkerError as error:
             self._replace_worker(error)
             return
-        if not self._answered_since_death:
+        if good and not self._answered_since_death:
             self._answered_since_death = True
             self.health = self.health.answered()
         lane.flush(now)
@@ -245,14 +250,18 @@ class SlotServer:
             plan = self.plan
             try:
                 worker = await self._supervisor.start(plan.runtime, plan.load, plan.load_deadline_s)
+                self._restart = None
+                self._attach(worker)
+                return
             except errors.AgentError as error:
-                log.warning("slot=%s no worker: %s", self.lane.name, error)
-                self._count_death(error, self._loop.time())
-                delay = max(0.1, self.health.restart_after_s())
-                continue
-            self._restart = None
-            self._attach(worker)
-            return
+                why: errors.AgentError = error
+            except Exception as error:
+                # Whatever it is (descriptors run short, a bug): the slot must try again.
+                log.exception("slot=%s no worker", self.lane.name)
+                why = errors.WorkerError(f"no worker could be started: {error!r}")
+            log.warning("slot=%s no worker: %s", self.lane.name, why)
+            self._count_death(why, self._loop.time())
+            delay = max(0.1, self.health.restart_after_s())
 
     def _check(self) -> None:
         """End a worker that has been silent on one message for longer than it may."""

@@ -220,3 +220,9 @@ def prefix_of(settings: Settings) -> str:
     """The link's topic prefix for this device, ending in a slash."""
     prefix = _PLACEHOLDER.sub(settings.device_id, settings.link.prefix)
     return prefix if prefix.endswith("/") else prefix + "/"
+
+
+def shared_prefix_of(settings: Settings) -> str:
+    """What the topics of all agents begin with: the prefix up to where it names the device."""
+    shared = settings.link.prefix.partition("{device_id}")[0]
+    return shared or prefix_of(settings)

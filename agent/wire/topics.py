@@ -116,6 +116,44 @@ def widest(filters: Iterable[tuple[str, int]]) -> dict[str, int]:
     }
 
 
+def overlap(one: str, other: str) -> bool:
+    """Whether some topic matches both filters.
+
+    >>> overlap("in/+", "in/a"), overlap("in/+", "out/#")
+    (True, False)
+    """
+    return _overlap(one.split("/"), other.split("/"))
+
+
+def _overlap(ours: list[str], theirs: list[str]) -> bool:
+    for position in range(max(len(ours), len(theirs)) + 1):
+        mine = ours[position] if position < len(ours) else None
+        its = theirs[position] if position < len(theirs) else None
+        if mine == "#" or its == "#":
+            return True
+        if mine is None or its is None:
+            return mine is its
+        if mine != its and "+" not in (mine, its):
+            return False
+    return True
+
+
+def outputs_of(template: str, topic_filter: str, *, slot: str, device: str) -> str:
+    """Return a filter for all topics that a template can become, whatever the wildcards hold.
+
+    >>> outputs_of("out/{slot}/{1}", "in/+", slot="vib", device="d")
+    'out/vib/+'
+    """
+    wildcards = [level for level in topic_filter.split("/") if level in ("+", "#")]
+    levels: list[str] = []
+    for level in template.split("/"):
+        numbers = [int(f) for f in _FIELD.findall(level) if f.isdigit()]
+        if any(wildcards[n - 1] == "#" for n in numbers):
+            return "/".join([*levels, "#"])
+        levels.append("+" if numbers else level.format(slot=slot, device=device))
+    return "/".join(levels)
+
+
 def fill(template: str, *, slot: str, device: str, wildcards: tuple[str, ...]) -> str:
     """Return the output topic for one input topic.
 

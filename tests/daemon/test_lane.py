@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.daemon.lane import DeadLetter, Effects, Inbound, Lane, Pending
+from agent.daemon.lane import (
+    DeadLetter,
+    Done,
+    Effects,
+    Handed,
+    HeldBudget,
+    Inbound,
+    Lane,
+    Pending,
+)
 from agent.daemon.meters import SlotMeters
 from agent.documents.deployment import Input, Output, Slot
 from agent.errors import AgentError, BadOutput, WorkerError, WorkerExited
@@ -33,7 +41,8 @@ class World:
     lane: Lane = field(init=False)
     to_worker: list[frames.Frame] = field(default_factory=list)
     published: list[tuple[str, bytes]] = field(default_factory=list)
-    handing_over: list[Callable[[bool, str], None]] = field(default_factory=list)
+    retained: list[bool] = field(default_factory=list)
+    handing_over: list[Done] = field(default_factory=list)
     acknowledged: list[bytes] = field(default_factory=list)
     forgotten: list[bytes] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
@@ -57,7 +66,7 @@ class World:
             replace_worker=self.replaced.append,
             flush_soon=lambda: self.wakes.append(None),
         )
-        self.lane = Lane("vib", "d", self.slot, effects, SlotMeters(), reserved="edgeward/d/")
+        self.lane = Lane("vib", "d", self.slot, effects, SlotMeters(), reserved="edgeward/")
 
     def _send(self, data: bytes) -> None:
         for frame in frames.FrameReader().feed(data):
@@ -68,9 +77,10 @@ class World:
             )
 
     def _publish(
-        self, topic: str, payload: bytes, pending: Pending, done: Callable[[bool, str], None]
+        self, topic: str, payload: bytes, pending: Pending, retain: bool, done: Done
     ) -> None:
         self.published.append((topic, payload))
+        self.retained.append(retain)
         self.handing_over.append(done)
 
     def arrive(self, payload: bytes, **fields: object) -> None:
@@ -94,8 +104,8 @@ class World:
         self.to_worker.clear()
         self.lane.worker_gone(WorkerExited("signal 11"))
 
-    def hand_over(self, ok: bool = True) -> None:
-        self.handing_over.pop(0)(ok, "" if ok else "quota exceeded")
+    def hand_over(self, outcome: Handed = Handed.SENT) -> None:
+        self.handing_over.pop(0)(outcome, "" if outcome is Handed.SENT else "quota exceeded")
         if self.wakes:
             self.wakes.clear()
             self.lane.flush(0.0)
@@ -263,7 +273,7 @@ def test_a_new_worker_gets_the_messages_of_open_windows_again() -> None:
 
 def test_windows_never_hold_back_more_than_they_may() -> None:
     world = World()
-    world.lane.max_held = 2
+    world.lane.budget.limit = 2
     world.lane.worker_ready(0.0)
     for number in range(4):
         world.arrive(b"%d" % number)
@@ -290,7 +300,7 @@ def test_at_qos_0_the_slot_says_which_message_gives_way() -> None:
 def test_an_answer_never_goes_to_the_agents_own_topics() -> None:
     world = World()
     world.lane.worker_ready(0.0)
-    world.arrive(b"1", response_topic="edgeward/d/desired")
+    world.arrive(b"1", response_topic="edgeward/another/desired")
     world.arrive(b"2", response_topic="replies/me")
     world.answer()
     world.answer()
@@ -302,9 +312,101 @@ def test_a_prediction_that_the_broker_refuses_is_set_aside_not_lost_in_silence()
     world.lane.worker_ready(0.0)
     world.arrive(b"1")
     world.answer()
-    world.hand_over(ok=False)
+    world.hand_over(Handed.REFUSED)
     assert [letter.code for letter in world.dead] == ["publish_refused"]
     assert world.acknowledged == [b"1"]
+
+
+def test_a_prediction_lost_with_its_connection_leaves_its_message_to_the_broker() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.arrive(b"1")
+    world.answer()
+    world.hand_over(Handed.LOST)
+    assert (world.forgotten, world.dead, world.acknowledged) == ([b"1"], [], [])
+
+
+def test_what_waits_when_the_topics_change_goes_where_it_was_meant_to_go() -> None:
+    world = World()
+    world.arrive(b"1")
+    world.lane.retarget(
+        Slot(pack=world.slot.pack, input=Input("other/+/x"), output=Output("new/{1}"))
+    )
+    world.lane.worker_ready(0.0)
+    world.arrive(b"2", topic="other/b/x")
+    world.answer()
+    world.answer()
+    assert [topic for topic, _ in world.published] == ["out/vib/press-7", "new/b"]
+
+
+def test_a_wildcard_cannot_make_an_output_topic_of_an_agent() -> None:
+    world = World()
+    world.lane.retarget(Slot(pack=world.slot.pack, input=Input("#"), output=Output("{1}")))
+    world.lane.worker_ready(0.0)
+    world.arrive(b"1", topic="edgeward/another/desired")
+    world.answer()
+    assert world.published == []
+    assert [letter.code for letter in world.dead] == ["publish_refused"]
+    assert world.acknowledged == [b"1"]
+
+
+def test_a_reply_is_never_retained() -> None:
+    world = World()
+    output = Output("out/{1}", retain=True)
+    world.lane.retarget(Slot(pack=world.slot.pack, input=Input("sensors/+"), output=output))
+    world.lane.worker_ready(0.0)
+    world.arrive(b"1", response_topic="replies/me")
+    world.arrive(b"2")
+    world.answer()
+    world.answer()
+    assert world.retained == [False, True]
+
+
+def test_a_pack_without_windows_lets_go_what_the_one_before_held() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.arrive(b"1")
+    world.answer(frames.ABSORBED, released=())
+    world.lane.close()
+    world.lane.worker_ready(0.0)
+    world.answer(frames.ABSORBED)
+    assert world.acknowledged == [b"1"]
+    assert not world.lane.held
+    assert world.lane.budget.used == 0
+
+
+def test_windows_of_all_slots_share_what_the_broker_lets_wait() -> None:
+    budget = HeldBudget(2)
+    worlds = [World(), World()]
+    for world in worlds:
+        world.lane.budget = budget
+        world.lane.worker_ready(0.0)
+        for number in range(2):
+            world.arrive(b"%d" % number)
+            world.answer(frames.ABSORBED, released=())
+    assert budget.used == 2
+    assert sum(len(world.acknowledged) for world in worlds) == 2
+
+
+def test_a_slot_that_is_gone_holds_nothing_back_and_a_stopping_agent_keeps_nothing() -> None:
+    for for_good in (True, False):
+        world = World()
+        world.lane.worker_ready(0.0)
+        world.arrive(b"held")
+        world.answer(frames.ABSORBED, released=())
+        world.arrive(b"in flight")
+        world.lane.give_up(for_good=for_good)
+        settled = world.acknowledged if for_good else world.forgotten
+        assert sorted(settled) == [b"held", b"in flight"]
+        assert world.lane.budget.used == 0
+
+
+def test_a_congested_bus_gets_no_more_predictions() -> None:
+    world = World()
+    world.lane.effects.congested = lambda: True
+    world.lane.worker_ready(0.0)
+    world.arrive(b"1")
+    assert world.to_worker == []
 
 
 WHAT = st.sampled_from(["arrive", "answer", "hand over", "die", "start", "reject", "bad"])
