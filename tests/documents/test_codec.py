@@ -73,7 +73,8 @@ def test_an_error_names_the_value_what_was_expected_and_what_was_there(
 
 
 def test_an_error_text_stays_short_and_prints_whatever_the_keys_and_values_are() -> None:
-    for key, value in (("k" * 5000, {}), ("\x1b[2J\n", {}), ("a", "v" * 5000)):
+    cases: list[tuple[str, Any]] = [("k" * 5000, {}), ("\x1b[2J\n", {}), ("a", "v" * 5000)]
+    for key, value in cases:
         settings = {key: value}
         with pytest.raises(DocumentError) as caught:
             decode(document(slots={"vib": {**SLOT, "settings": settings, "input": value}}))
