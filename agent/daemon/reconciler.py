@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -24,7 +24,10 @@ from agent.errors import AgentError, ImpossibleEvent, StoreError
 log = logging.getLogger(__name__)
 
 SAVE_AGAIN_S = 5.0
+CANCEL_AGAIN_S = 10.0
 MAX_EVENTS = 1000
+MAX_MESSAGE = 1000
+MAX_HINT = 500
 
 
 class Performers(Protocol):
@@ -63,18 +66,30 @@ class Reconciler:
         self._save = save
         self._performers = performers
         self._observers = observers
-        self._events: deque[e.Event] = deque()
+        self._events: deque[tuple[e.Event, asyncio.Future[None] | None]] = deque()
         self._wake = asyncio.Event()
         self._tasks: dict[str, asyncio.Task[None]] = {}
         self._stopping: set[asyncio.Task[None]] = set()
 
-    def feed(self, event: e.Event) -> None:
-        """Take a fact; it is dealt with in order of arrival."""
+    def feed(self, event: e.Event, saved: asyncio.Future[None] | None = None) -> None:
+        """Take a fact; it is dealt with in order of arrival. `saved` is as `settle` returns it."""
         if len(self._events) >= MAX_EVENTS and isinstance(event, (e.DesiredArrived, e.CrashLooped)):
             log.error("too many events wait for the disk; dropping %s", type(event).__name__)
+            _fail(saved, StoreError("too many events wait for the disk"))
             return
-        self._events.append(event)
+        self._events.append((event, saved))
         self._wake.set()
+
+    def settle(self, event: e.Event) -> asyncio.Future[None]:
+        """Take a fact, and tell when it is safe to say that it was taken.
+
+        Returns:
+            Done once what the event changed is saved, and before anything is done about it. It has
+            a `StoreError` where the event was dropped, and is cancelled by `close`.
+        """
+        saved: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.feed(event, saved)
+        return saved
 
     async def run(self) -> None:
         """Resume what a restart interrupted, then deal with events for ever."""
@@ -84,29 +99,34 @@ class Reconciler:
             await self._wake.wait()
             self._wake.clear()
             while self._events:
-                event = self._events.popleft()
+                event, saved = self._events.popleft()
                 try:
-                    await self._take(event)
-                except ImpossibleEvent:
+                    await self._take(event, saved)
+                except ImpossibleEvent as error:
                     log.exception("bug: no row for %r; nothing was changed", event)
+                    _fail(saved, error)
 
     async def close(self) -> None:
         """Stop all tasks; their rollouts go on at the next start."""
         for task in (*self._tasks.values(), *self._stopping):
             task.cancel()
         await asyncio.gather(*self._tasks.values(), *self._stopping, return_exceptions=True)
+        for _, saved in self._events:
+            if saved is not None:
+                saved.cancel()
 
-    async def _take(self, event: e.Event) -> None:
+    async def _take(self, event: e.Event, saved: asyncio.Future[None] | None) -> None:
         before = self.state
         after, actions = step(before, event)
-        if after is before:
-            return
-        await self._save_until_saved(after)
-        self.state = after
-        _log_transition(before, after, event)
-        self._observers.changed(before, after, event)
+        if after is not before:
+            await self._save_until_saved(after)
+            self.state = after
+            _log_transition(before, after, event)
+            self._observers.changed(before, after, event)
+        if saved is not None and not saved.done():
+            saved.set_result(None)
+        await self._leave(actions)
         for action in actions:
-            await self._abandon_if_asked(action)
             self._perform(action)
 
     async def _save_until_saved(self, state: DeviceState) -> None:
@@ -126,13 +146,16 @@ class Reconciler:
                 self._observers.trouble(None)
             return
 
-    async def _abandon_if_asked(self, action: e.Action) -> None:
-        if not isinstance(action, (e.Abandon, e.StopSlot)):
-            return
-        task = self._tasks.pop(action.slot, None)
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+    async def _leave(self, actions: Iterable[e.Action]) -> None:
+        """End the work on every abandoned rollout; none may go on while another still ends."""
+        slots = {a.slot for a in actions if isinstance(a, (e.Abandon, e.StopSlot))}
+        left = {self._tasks.pop(slot) for slot in slots if slot in self._tasks}
+        while left:
+            for task in left:
+                task.cancel()
+            # A cancellation can be lost: `wait_for` of Python 3.10 and 3.11 swallows one that
+            # comes together with what it waits for.
+            _, left = await asyncio.wait(left, timeout=CANCEL_AGAIN_S)
 
     def _perform(self, action: e.Action) -> None:
         if isinstance(action, e.Abandon):
@@ -161,16 +184,36 @@ class Reconciler:
             event = e.StepFailed(action.slot, action.rollout, failure_of(error))
         except Exception as error:  # a bug in one action must not end the daemon
             log.exception("slot=%s %s failed", action.slot, type(action).__name__)
-            bug = Failure(code="internal", message=f"{type(error).__name__}: {error}")
+            text = _printable(f"{type(error).__name__}: {error}", MAX_MESSAGE)
+            bug = Failure(code="internal", message=text)
             event = e.StepFailed(action.slot, action.rollout, bug)
         self.feed(event)
 
 
 def failure_of(error: AgentError) -> Failure:
-    """The reported form of an error."""
+    """The reported form of an error: bounded, and in characters that print.
+
+    What a source, a broker or a model wrote into an error must not reach a terminal as it is.
+    """
     return Failure(
-        code=error.code, message=error.message, hint=error.hint, retryable=error.retryable
+        code=error.code,
+        message=_printable(error.message, MAX_MESSAGE),
+        hint=_printable(error.hint, MAX_HINT),
+        retryable=error.retryable,
     )
+
+
+def _printable(text: str, limit: int) -> str:
+    shown = "".join(
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[: limit + 1]
+    )
+    return shown if len(shown) <= limit else shown[: limit - 1] + "…"
+
+
+def _fail(saved: asyncio.Future[None] | None, error: Exception) -> None:
+    if saved is not None and not saved.done():
+        saved.set_exception(error)
+        saved.exception()  # whoever fed the event need not look
 
 
 def _log_transition(before: DeviceState, after: DeviceState, event: e.Event) -> None:

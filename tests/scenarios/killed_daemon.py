@@ -7,6 +7,7 @@ EDGE_POINTS at its end.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 import sys
@@ -52,11 +53,11 @@ class KillingFiles(Files):
 class KillingReconciler(reconciler.Reconciler):
     """The reconciler, with a point before and after each act."""
 
-    def feed(self, event: events.Event) -> None:
+    def feed(self, event: events.Event, saved: asyncio.Future[None] | None = None) -> None:
         if isinstance(event, events.DesiredArrived) and event.deployment.deployment == "two":
             POINTS.armed = True
         POINTS.reached(f"after: {type(event).__name__}")
-        super().feed(event)
+        super().feed(event, saved)
 
     def _perform(self, action: events.Action) -> None:
         POINTS.reached(f"before: {type(action).__name__}")
