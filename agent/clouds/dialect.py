@@ -41,7 +41,14 @@ class Block:
     payload: bytes
 
 
-FromCloud = Desired | Command | Block
+@dataclass(frozen=True)
+class Stale:
+    """A message for the agent that says nothing now: it was meant for another time."""
+
+    topic: str
+
+
+FromCloud = Desired | Command | Block | Stale
 
 
 class Dialect(Protocol):
@@ -56,8 +63,18 @@ class Dialect(Protocol):
         payload: bytes,
         response_topic: str | None,
         correlation_data: bytes | None,
+        *,
+        retain: bool = False,
     ) -> FromCloud | None:
-        """What a message on the link means; None where it is not for the agent itself."""
+        """What a message on the link means; None where it is not for the agent itself.
+
+        Args:
+            topic: Where it was published.
+            payload: As it came.
+            response_topic: Of MQTT 5.
+            correlation_data: Of MQTT 5.
+            retain: The broker had it stored: it comes again with every new subscription.
+        """
 
     def online(self) -> Publication:
         """Said after each connect."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.clouds.dialect import Block, Command, Desired, FromCloud, Publication
+from agent.clouds.dialect import Block, Command, Desired, FromCloud, Publication, Stale
 
 
 @dataclass(frozen=True)
@@ -22,13 +22,19 @@ class PlainMqtt:
         payload: bytes,
         response_topic: str | None,
         correlation_data: bytes | None,
+        *,
+        retain: bool = False,
     ) -> FromCloud | None:
         if not topic.startswith(self.prefix):
             return None
         kind, _, rest = topic[len(self.prefix) :].partition("/")
         if kind == "desired" and not rest:
             return Desired(payload)
-        if kind == "command" and rest and "/" not in rest:
+        is_command = kind == "command" and rest and "/" not in rest
+        if retain and (is_command or kind == "blocks"):
+            # A stored command would be carried out again at every start.
+            return Stale(topic)
+        if is_command:
             return Command(rest, payload, response_topic, correlation_data)
         if kind == "blocks":
             return Block(topic, payload)
