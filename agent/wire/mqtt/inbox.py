@@ -82,4 +82,9 @@ class Inbox:
 
 
 def _same(first: Message, repeat: Message) -> bool:
-    return first.topic == repeat.topic and first.payload == repeat.payload
+    return (
+        first.topic == repeat.topic
+        and first.payload == repeat.payload
+        and first.response_topic == repeat.response_topic
+        and first.correlation_data == repeat.correlation_data
+    )

@@ -83,6 +83,9 @@ _RECEIVE_MAXIMUM_EXCEEDED: Final = 0x93
 # connection; ending it sooner would make the broker send all of it again, and more.
 _GRACE: Final = 16
 _GRACE_AT_LEAST: Final = 1024
+# Some brokers that do not know MQTT 5 wait for more of its CONNECT, for ever.
+_ANSWER_TO_5_WITHIN_S: Final = 5.0
+_FALLBACKS_THAT_SETTLE: Final = 2
 # Before the keep alive is over, so that a slow network does not make it late.
 _PING_AFTER: Final = 0.75
 
@@ -102,6 +105,7 @@ class Session:
         self._version_is_settled = options.version != "auto"
         self._was_connected = False
         self._falls_back = False
+        self._fell_back = 0  # times in a row that 3.1.1 worked where 5 had not
         self._client_id = options.client_id
         self._granted: Granted | None = None
         self._decoder = Decoder(self._version, options.max_packet_size)
@@ -228,7 +232,9 @@ class Session:
             return self.take_events()
         timeout_s = self._options.response_timeout_s
         if self._state is State.CONNECTING:
-            self._end(Disconnected(f"the broker did not answer CONNECT within {timeout_s:g} s"))
+            again = self._fall_back(settled=False)
+            why = f"the broker did not answer CONNECT within {now - self._opened_at:.0f} s"
+            self._end(Disconnected(why, try_again_now=again))
         elif self._pinged_at is not None:
             silent = f"the broker did not answer a ping within {timeout_s:g} s"
             self._fail(silent, _UNSPECIFIED)
@@ -241,6 +247,8 @@ class Session:
         """When `tick` is to be called next, in monotonic seconds."""
         timeout_s = self._options.response_timeout_s
         if self._state is State.CONNECTING:
+            if self._version == 5 and not self._version_is_settled:
+                timeout_s = min(timeout_s, _ANSWER_TO_5_WITHIN_S)
             return self._opened_at + timeout_s
         if self._state is not State.CONNECTED or not self._keep_alive_s:
             return None
@@ -393,8 +401,9 @@ class Session:
     def _fall_back(self, *, settled: bool) -> bool:
         """Choose the version of the next attempt; True when trying again at once makes sense.
 
-        A broker that says it does not know MQTT 5 is believed from then on. One that just closes
-        may also have been restarting, so 5 gets another chance after each try of 3.1.1.
+        A broker that says it does not know MQTT 5 is believed from then on. One that closes or is
+        silent may also have been restarting: 5 gets another chance, until 3.1.1 has worked in its
+        place twice in a row.
         """
         if self._version_is_settled or self._version == 4:
             return False
@@ -426,6 +435,9 @@ class Session:
         self._keep_alive_s = float(self._granted.keep_alive_s)
         self._max_unacked = max(options.receive_maximum * _GRACE, _GRACE_AT_LEAST)
         self._was_connected = True
+        if not self._version_is_settled:
+            self._fell_back = self._fell_back + 1 if self._version == 4 else 0
+            self._version_is_settled = self._fell_back == _FALLBACKS_THAT_SETTLE
         self._move(Step.ACCEPTED)
         self._events.append(Connected(packet.session_present, self._granted))
         self._resume(self._granted, packet.session_present)

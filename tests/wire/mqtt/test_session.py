@@ -165,22 +165,52 @@ def test_a_broker_that_does_not_know_5_is_spoken_to_in_3_1_1_from_then_on(answer
     assert peer.open().fields["version"] == 4
 
 
-@pytest.mark.parametrize("answer", [b"", b"\x20\x02\0\0", b"HTTP/1.1 400 Bad Request\r\n"])
+def choke(peer: Peer, answer: bytes | None) -> list[Event]:
+    if answer:
+        return peer.get(answer)
+    return peer.session.tick(5.0) if answer is None else peer.lose()
+
+
+@pytest.mark.parametrize("answer", [b"", None, b"\x20\x02\0\0", b"HTTP/1.1 400 Bad Request\r\n"])
 def test_a_broker_that_chokes_on_5_is_tried_in_3_1_1_but_5_gets_another_chance(
-    answer: bytes,
+    answer: bytes | None,
 ) -> None:
     peer = Peer(version="auto")
     peer.open()
-    (event,) = peer.get(answer) if answer else peer.lose()
+    (event,) = choke(peer, answer)
     assert isinstance(event, Disconnected)
     assert event.try_again_now
-    if answer:
+    if answer != b"":
         assert peer.lose() == []
     assert peer.open().fields["version"] == 4
     (event,) = peer.lose()
     assert isinstance(event, Disconnected)
     assert not event.try_again_now
     assert peer.open().fields["version"] == 5
+
+
+def test_a_broker_that_chokes_on_5_twice_and_takes_3_1_1_both_times_is_believed() -> None:
+    peer = Peer(version="auto")
+    for _ in range(2):
+        assert peer.open().fields["version"] == 5
+        peer.lose()
+        assert peer.open().fields["version"] == 4
+        peer.get(broker.connack(4))
+        peer.lose()
+    assert peer.open().fields["version"] == 4
+
+
+def test_a_broker_that_took_5_in_between_is_not_given_up_for_5() -> None:
+    peer = Peer(version="auto")
+    for _ in range(4):
+        peer.open()
+        peer.lose()
+        assert peer.open().fields["version"] == 4
+        peer.get(broker.connack(4))
+        peer.lose()
+        assert peer.open().fields["version"] == 5
+        peer.get(broker.connack(5))
+        peer.lose()
 
 
 def test_another_refusal_does_not_change_the_version() -> None:
@@ -656,6 +686,19 @@ def test_a_message_acknowledged_away_and_not_repeated_is_forgotten() -> None:
     peer.connect(present=True)
     peer.lose()
     assert not peer.session._inbox.stale
+
+
+def test_a_repeat_with_another_correlation_is_another_message() -> None:
+    peer = Peer()
+    peer.connect()
+    first, second = (
+        broker.publish(5, "in", b"x", qos=1, packet_id=1, dup=dup, block=b"\x09\0\1" + data)
+        for dup, data in ((False, b"a"), (True, b"b"))
+    )
+    assert len(peer.messages(first)) == 1
+    peer.lose()
+    peer.connect(present=True)
+    assert len(peer.messages(second)) == 1
 
 
 def test_in_a_new_session_a_repeat_is_a_message() -> None:
