@@ -23,7 +23,7 @@ from agent.documents.settings import Settings
 from agent.documents.telemetry import DEVICE_METRICS, EVENTS, LATENCY_PARTS, SLOT_METRICS
 
 LINE_CHARACTERS = 140
-_BLOCK = re.compile(r"(<!-- generated: ([\w-]+) -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
+_BLOCK = re.compile(r"<!-- generated: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 _CODE = re.compile(r"`[^`]*`")
 _NO_BREAK = "\u00a0"
 
@@ -69,8 +69,8 @@ def _bounded(inner: Any, metas: list[msgspec.Meta]) -> str:
     for meta in metas:
         if meta.extra:
             return str(meta.extra["words"])
-        word += _range(meta.ge, meta.le, "")
         word += f", more than {meta.gt:,}" if meta.gt is not None else ""
+        word += _range(meta.ge, meta.le, "")
         length = " characters" if inner is str else " entries"
         word += _range(meta.min_length, meta.max_length, length)
     return word
@@ -201,7 +201,11 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
 
 def rendered(page: str) -> str:
     """Return a page with its generated blocks written anew."""
-    return _BLOCK.sub(lambda found: found[1] + BLOCKS[found[2]]() + found[3], page)
+    return _BLOCK.sub(lambda found: _block(found[1]), page)
+
+
+def _block(name: str) -> str:
+    return f"<!-- generated: {name} -->\n\n{BLOCKS[name]()}\n\n<!-- end -->"
 
 
 if __name__ == "__main__":

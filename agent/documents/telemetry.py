@@ -29,7 +29,7 @@ SLOT_METRICS: Mapping[str, tuple[str, str]] = {
     "edgeward.messages.bad_outputs": ("{message}", "got an answer that the manifest forbids"),
     "edgeward.messages.acknowledged_early": (
         "{message}",
-        "in an open window and acknowledged before its prediction; a killed agent loses them",
+        "before their prediction, in a long window; a killed agent loses them",
     ),
     "edgeward.messages.worker_restarts": ("{restart}", "of the worker, after it ended by itself"),
     "edgeward.messages.state_lost": ("{state}", "windows or states that had to begin anew"),

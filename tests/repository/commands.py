@@ -16,9 +16,9 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 ORDINARY = frozenset(
     word
     for line in (
-        "apt-get cat cd chmod cp curl cut echo git hostnamectl install journalctl ln ls mkdir",
-        "mosquitto mosquitto_pub mosquitto_sub mv nano python3 rm scp sed ssh systemctl tail tar",
-        "test useradd usermod",
+        "apt-get base64 cat cd chmod cp curl cut df du echo git hostnamectl install journalctl jq",
+        "ln ls mkdir mosquitto mosquitto_pub mosquitto_rr mosquitto_sub mv nano python3 rm scp sed",
+        "ssh systemctl tail tar test useradd usermod",
     )
     for word in line.split()
 )
