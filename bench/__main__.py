@@ -31,6 +31,8 @@ def main() -> int:
         0 when everything was measured, 1 when something did not work.
     """
     options = _options()
+    if options.one_cpu:
+        os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     try:
         find_mosquitto()
         with tempfile.TemporaryDirectory(prefix="edgeward-bench-") as folder:
@@ -48,6 +50,9 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--quick", action="store_true", help="2 rounds, a quarter of the messages")
     parser.add_argument("--only", default="", help="of tab,kws,img,kill,switch; default: all")
     parser.add_argument("--systems", default="", help="of agent,expert,plain; default: all")
+    parser.add_argument(
+        "--one-cpu", action="store_true", help="all on one CPU: steadier, to compare two versions"
+    )
     parser.add_argument("--json", type=Path, help="also write everything measured to this file")
     parser.add_argument("--markdown", action="store_true", help="print the table in Markdown")
     options = parser.parse_args()
@@ -169,7 +174,8 @@ def _about(rounds: int) -> str:
     names = ("onnxruntime", "paho-mqtt", "numpy", "orjson")
     versions = ", ".join(f"{name} {version(name)}" for name in names)
     return (
-        f"{rounds} rounds on {platform.system()} {platform.machine()}, {os.cpu_count()} CPUs; "
+        f"{rounds} rounds on {platform.system()} {platform.machine()}, "
+        f"{len(os.sched_getaffinity(0))} CPUs; "
         f"Python {platform.python_version()}, mosquitto {mosquitto_version()}, {versions}"
     )
 

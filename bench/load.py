@@ -1,6 +1,6 @@
 """The load generator in Python, for machines without a C compiler: load.c says what it does.
 
-    python -m bench.load PORT QOS EPOCH ANSWERS FILE window|rate|first NUMBER COUNT DRAIN_MS
+    python -m bench.load PORT QOS EPOCH ANSWERS FILE MODE NUMBER COUNT LIMIT_MS DRAIN_MS
 
 Costs several times as much per message as load.c; the benchmark says how much of the system's cost.
 """
@@ -127,11 +127,14 @@ class Load:
                 raise ConnectionError("the broker did not answer")
         self.started, self.cpu_before = time.monotonic(), time.process_time()
 
-    def window(self, in_flight: int, drain_s: float) -> None:
+    def window(self, in_flight: int, limit_s: float, drain_s: float) -> None:
+        """Keep messages in flight until `count` are sent or `limit_s` is over."""
         quiet_since = time.monotonic()
-        while self.answered < self.count:
-            now = time.monotonic() - self.started
-            while len(self.sent_at) < self.count and len(self.sent_at) - self.answered < in_flight:
+        now = 0.0
+        while self.answered < (self.count if now < limit_s else self.sent):
+            while self.sent < self.count and self.sent - self.answered < in_flight:
+                if now >= limit_s:
+                    break
                 self.send(now)
             self.flush()
             before = self.answered
@@ -140,20 +143,26 @@ class Load:
                 quiet_since = time.monotonic()
             elif time.monotonic() - quiet_since > drain_s:
                 break
+            now = time.monotonic() - self.started
         self.flush()
 
-    def schedule(self, per_s: float, drain_s: float, *, first_only: bool) -> None:
-        end = self.count / per_s + drain_s
+    def schedule(self, per_s: float, limit_s: float, drain_s: float, *, first_only: bool) -> None:
+        """Send at fixed times, until something is answered or for as long as in `window`."""
+        now, last_due = 0.0, min(self.count / per_s, limit_s)
         while self.answered < self.count and not (first_only and self.answered):
-            now = time.monotonic() - self.started
-            while len(self.sent_at) < self.count and len(self.sent_at) / per_s <= now:
-                self.send(len(self.sent_at) / per_s)
+            while self.sent < self.count and self.sent / per_s <= min(now, last_due):
+                self.send(self.sent / per_s)
             self.flush()
-            if len(self.sent_at) == self.count and now > end:
+            more = self.sent < self.count and self.sent / per_s <= last_due
+            if (not more and self.answered == self.sent) or now > last_due + drain_s:
                 break
-            due = len(self.sent_at) / per_s if len(self.sent_at) < self.count else end + 0.001
-            self.receive(self.started + due)
+            self.receive(self.started + (self.sent / per_s if more else last_due + drain_s + 0.001))
+            now = time.monotonic() - self.started
         self.flush()
+
+    @property
+    def sent(self) -> int:
+        return len(self.sent_at)
 
     def send(self, at: float) -> None:
         number = len(self.sent_at)
@@ -254,7 +263,7 @@ class Load:
     def report(self, *, with_times: bool) -> dict[str, object]:
         pairs = zip(self.arrived_at, self.sent_at, strict=True)
         result: dict[str, object] = {
-            "sent": len(self.sent_at),
+            "sent": self.sent,
             "answered": self.answered,
             "duplicates": self.duplicates,
             "split": self.split,
@@ -274,13 +283,14 @@ class Load:
 
 def main(words: list[str]) -> None:
     """Run one load and print what came back."""
-    port, qos, epoch, answers, file, mode, number, count, drain_ms = words
+    port, qos, epoch, answers, file, mode, number, count, limit_ms, drain_ms = words
     load = Load(read_messages(Path(file)), int(qos), int(epoch), int(count))
     load.connect(int(port), answers)
+    limit_s, drain_s = int(limit_ms) / 1e3, int(drain_ms) / 1e3
     if mode == "window":
-        load.window(int(number), int(drain_ms) / 1e3)
+        load.window(int(number), limit_s, drain_s)
     else:
-        load.schedule(float(number), int(drain_ms) / 1e3, first_only=mode == "first")
+        load.schedule(float(number), limit_s, drain_s, first_only=mode == "first")
     print(json.dumps(load.report(with_times=mode != "window")))
 
 

@@ -251,9 +251,17 @@ def _deploy(job: Job) -> None:
 
 def spawn(command: list[str], log: Path) -> subprocess.Popen[bytes]:
     """Start a system; what it prints goes to `log`."""
+    environment = dict(os.environ)
+    # An installed program finds its modules compiled.
+    environment.pop("PYTHONDONTWRITEBYTECODE", None)
     with log.open("ab") as out:
         return subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=out, stderr=out, cwd=REPOSITORY
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=out,
+            stderr=out,
+            cwd=REPOSITORY,
+            env=environment,
         )
 
 

@@ -108,7 +108,9 @@ def command(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
         return [sys.executable, "-m", "bench.load"]
     if shutil.which("cc") is None:
         pytest.skip("no C compiler")
-    return driver.build(tmp_path_factory.mktemp("load"))
+    made = driver.build(tmp_path_factory.mktemp("load"))
+    assert made[-1] != "bench.load", "load.c does not compile"
+    return made
 
 
 @pytest.fixture
@@ -227,6 +229,17 @@ def test_the_first_answer_ends_the_probing(
     report = probing.finish(probing.start_first(500, 5000))
     assert report.answered == 1
     assert report.sent < 5000
+
+
+def test_a_time_limit_ends_the_sending(
+    command: list[str], broker_for: Start, tmp_path: Path
+) -> None:
+    messages = write_messages(tmp_path / "messages", raw=False)
+    load = Driver(command, broker_for(right).port, 0, messages)
+    report = load.window(2, 1_000_000, limit_ms=100, drain_ms=300)
+    assert 0 < report.sent < 1_000_000
+    assert (report.lost, report.wrong) == (0, 0)
+    assert report.wall_s < 5
 
 
 def test_messages_are_read_back(tmp_path: Path) -> None:
