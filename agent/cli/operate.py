@@ -14,6 +14,7 @@ from rich.table import Table
 from agent.cli import exits, options, tail
 from agent.cli.commands import HELP_SETTINGS
 from agent.cli.configuration import load_settings
+from agent.documents.text import printable
 from agent.errors import AgentError, UsageError
 from agent.links.local import ask, find_socket
 
@@ -56,7 +57,8 @@ def status(config: Path | None, as_json: bool, **values: Any) -> int:
         terminal = Console(highlight=False)
         # A pipe has no width of its own; what reads it wants whole words.
         _print_status(
-            terminal if terminal.is_terminal else Console(highlight=False, width=200), found
+            terminal if terminal.is_terminal else Console(highlight=False, width=200),
+            _printable(found),
         )
     return exits.DONE
 
@@ -74,7 +76,9 @@ def rollback(slot: str, config: Path | None, as_json: bool, **values: Any) -> in
         answer = ask(find_socket(load_settings(config)), {"command": "rollback", "slot": slot})
     _raise_error(answer)
     click.echo(
-        json.dumps(answer) if as_json else f"slot {slot} goes back to pack {answer.get('to')}"
+        json.dumps(answer)
+        if as_json
+        else printable(f"slot {slot} goes back to pack {answer.get('to')}")
     )
     return exits.DONE
 
@@ -91,9 +95,9 @@ def logs(config: Path | None, count: int, follow: bool) -> int:
             f"there is no log at {path}", hint="has the agent run here? name its --config"
         )
     for line in tail.last_lines(path, count):
-        click.echo(line)
+        click.echo(printable(line))
     for line in tail.follow(path) if follow else ():
-        click.echo(line)
+        click.echo(printable(line))
     return exits.DONE
 
 
@@ -123,8 +127,18 @@ def _raise_error(answer: dict[str, Any]) -> None:
     kinds = {kind.code: kind for kind in _all_kinds(AgentError)}
     kind = kinds.get(str(told.get("code")), AgentError)
     error = kind.__new__(kind)
-    AgentError.__init__(error, str(told.get("message")), hint=str(told.get("hint") or ""))
+    message, hint = printable(str(told.get("message"))), printable(str(told.get("hint") or ""))
+    AgentError.__init__(error, message, hint=hint)
     raise error
+
+
+def _printable(found: Any) -> Any:
+    """What a device answered, in characters that do nothing to a terminal."""
+    if isinstance(found, str):
+        return printable(found)
+    if isinstance(found, dict):
+        return {printable(str(name)): _printable(value) for name, value in found.items()}
+    return [_printable(value) for value in found] if isinstance(found, list) else found
 
 
 def _all_kinds(kind: type[AgentError]) -> list[type[AgentError]]:

@@ -21,7 +21,8 @@ def last_lines(path: Path, count: int) -> list[str]:
             step = min(CHUNK_BYTES, position)
             position = file.seek(position - step)
             data = file.read(step) + data
-    lines = data.decode(errors="replace").splitlines()
+    # Not splitlines: what it also takes for the end of a line could make one look like two.
+    lines = data.decode(errors="replace").removesuffix("\n").split("\n") if data else []
     return lines[-count:] if count else []
 
 
