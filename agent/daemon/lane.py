@@ -327,17 +327,24 @@ class Lane:
         self._held_bytes += len(pending.message.payload)
         if not pending.acknowledged:
             self.budget.used += 1
-        while self.budget.used > self.budget.limit:
-            oldest = next((p for p in self.held.values() if not p.acknowledged), None)
-            if oldest is None:
-                break
-            self.budget.used -= 1
-            # From here on only this process remembers it: a crash of the daemon costs it.
-            self.meters.acknowledged_early += 1
-            self._acknowledge(oldest)
+        while self.budget.used > self.budget.limit and self.acknowledge_oldest_held():
+            pass
         while self._held_bytes > MAX_HELD_BYTES:
             self.meters.state_lost += 1
             self._let_go(next(iter(self.held)))
+
+    def acknowledge_oldest_held(self) -> bool:
+        """Acknowledge a message that a window still needs; False where there is none.
+
+        From then on only this process remembers it: a crash of the daemon costs it.
+        """
+        oldest = next((p for p in self.held.values() if not p.acknowledged), None)
+        if oldest is None:
+            return False
+        self.budget.used -= 1
+        self.meters.acknowledged_early += 1
+        self._acknowledge(oldest)
+        return True
 
     # -- the worker -------------------------------------------------------------------------
 

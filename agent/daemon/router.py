@@ -11,6 +11,11 @@ from agent.wire import topics
 MAX_TOPICS_CACHED = 4096
 # Longer topics are looked up for each message: a cache of them would have no bound in bytes.
 MAX_CACHED_TOPIC_CHARS = 256
+# How long a bus may be silent while windows hold messages, before the broker is suspected to wait
+# for an acknowledgement; the suspicion comes ever later where it proved wrong.
+SUSPECT_FIRST_S, SUSPECT_LAST_S = 2.0, 300.0
+# A broker that waited sends its next message at once.
+PROMPT_S = 0.5
 # With MQTT 3.1.1 a broker does not say how many messages it sends unacknowledged; mosquitto's
 # default is 20, and windows may hold less than half of that.
 HELD_UNKNOWN = 8
@@ -58,6 +63,10 @@ class Router:
         # Lanes that still work on a message which went to several, and whether one gave it up.
         self._shared: dict[int, tuple[int, bool]] = {}
         self.budget = HeldBudget(HELD_UNKNOWN)
+        self._arrived_at = clock()
+        self._suspect_after_s = SUSPECT_FIRST_S
+        # When the broker was given room, and how many messages were held until then.
+        self._given_room: tuple[float, int] | None = None
         self.unrouted = 0
         bus.on_room = self._room
 
@@ -68,6 +77,31 @@ class Router:
             receive_maximum: As MQTT 5 settles it; None with 3.1.1, where the broker does not say.
         """
         self.budget.limit = HELD_UNKNOWN if receive_maximum is None else receive_maximum // 2
+
+    def look_for_stall(self, now: float) -> None:
+        """Give a broker room that may be waiting for it; call this every second or so.
+
+        Some brokers send fewer messages ahead than they were offered (ejabberd one, RabbitMQ ten),
+        and none says so. Where windows hold all of them, nothing would ever come again.
+        """
+        if self._given_room is not None and now - self._given_room[0] > PROMPT_S:
+            self._given_room = None  # it had nothing to send
+            self._suspect_after_s = min(SUSPECT_LAST_S, 2 * self._suspect_after_s)
+        silent = now - self._arrived_at >= self._suspect_after_s
+        if silent and self.budget.used and self._given_room is None:
+            used = self.budget.used
+            if any(lane.acknowledge_oldest_held() for lane in self._lanes.values()):
+                self._given_room = (now, used)
+                self._arrived_at = now
+
+    def _heard(self, now: float) -> None:
+        self._arrived_at = now
+        if self._given_room is not None:
+            given_at, used = self._given_room
+            self._given_room = None
+            if now - given_at <= PROMPT_S:
+                self.budget.limit = min(self.budget.limit, used - 1)
+                self._suspect_after_s = SUSPECT_FIRST_S
 
     def connect(self, lane: Lane) -> None:
         """Wire a lane to the bus; it gets no messages before `add`."""
@@ -130,6 +164,7 @@ class Router:
     def deliver(self, messages: Sequence[Inbound]) -> None:
         """Give the messages of one read to their lanes, then let each lane send once."""
         now = self._clock()
+        self._heard(now)
         known = self._known
         touched: dict[str, Lane] = {}
         for message in messages:

@@ -1,116 +1,158 @@
-"""What the router asks of the bus, and who gets a message."""
+"""The router hands messages to lanes, and keeps the broker sending."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from agent.daemon.lane import Effects, Inbound, Lane
+from agent.daemon.lane import DeadLetter, Done, Effects, Handed, Inbound, Lane
 from agent.daemon.meters import SlotMeters
-from agent.daemon.router import Router
+from agent.daemon.router import SUSPECT_FIRST_S, Router
 from agent.documents.deployment import Input, Output, Slot
+from agent.wire import frames
 from tests.daemon.test_lane import Message
 
 
 @dataclass
-class Recorder:
-    """A bus that notes what it is asked for."""
+class MemoryBus:
+    """A bus that takes everything at once."""
 
-    asked: list[tuple[str, object]] = field(default_factory=list)
-    acknowledged: list[Inbound] = field(default_factory=list)
+    congested: bool = False
+    acknowledged: list[bytes] = field(default_factory=list)
+    forgotten: list[bytes] = field(default_factory=list)
+    filters: list[tuple[str, int]] = field(default_factory=list)
+    left: list[str] = field(default_factory=list)
+    on_room: Callable[[], None] = field(default=lambda: None)
 
     def publish(
         self,
         topic: str,
         payload: bytes,
+        done: Done,
         *,
         qos: int = 0,
         retain: bool = False,
         correlation_data: bytes | None = None,
-        on_done: Callable[[bool, str], None] | None = None,
     ) -> None:
-        self.asked.append(("publish", topic))
+        done(Handed.SENT, "")
 
-    def subscribe(self, filters: Iterable[tuple[str, int]]) -> None:
-        self.asked += [("subscribe", row) for row in filters]
+    def subscribe(self, filters: list[tuple[str, int]]) -> None:
+        self.filters += filters
 
-    def unsubscribe(self, filters: Iterable[str]) -> None:
-        self.asked += [("unsubscribe", topic_filter) for topic_filter in filters]
+    def unsubscribe(self, filters: list[str]) -> None:
+        self.left += filters
 
     def acknowledge(self, message: Inbound) -> None:
-        self.acknowledged.append(message)
+        self.acknowledged.append(message.payload)
 
-    def forget(self, message: Inbound) -> None: ...
-
-
-def slot(topic: str, qos: int = 1) -> Slot:
-    return Slot("sha256:" + "a" * 64, Input(topic, qos=qos), Output("out/{slot}"))  # type: ignore[arg-type]
+    def forget(self, message: Inbound) -> None:
+        self.forgotten.append(message.payload)
 
 
-def lane(router: Router, name: str, topic: str, qos: int = 1) -> Lane:
-    effects: Effects = router.effects(name, lambda letter: None)
-    made = Lane(name, "d", slot(topic, qos), effects, SlotMeters(), reserved="edgeward/d/")
-    router.add(made)
-    return made
+@dataclass
+class World:
+    bus: MemoryBus = field(default_factory=MemoryBus)
+    now: float = 0.0
+    dead: list[DeadLetter] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.router = Router(self.bus, lambda: self.now)
+
+    def lane(self, name: str, source: str) -> Lane:
+        slot = Slot(pack="sha256:" + "a" * 64, input=Input(source), output=Output(f"out/{name}"))
+        lane = Lane(name, "d", slot, Effects(self.dead.append), SlotMeters(), reserved="edgeward/")
+        self.router.connect(lane)
+        self.router.add(lane)
+        lane.worker_ready(self.now)
+        return lane
+
+    def absorb(self, lane: Lane) -> None:
+        """Let the worker keep every message in an open window."""
+        for sequence in list(lane.in_flight):
+            data = frames.encode_result(sequence, frames.ABSORBED, b"", released=())
+            for frame in frames.FrameReader().feed(data):
+                lane.answered(frame, self.now)
 
 
-def test_a_filter_that_another_covers_is_not_asked_for_and_keeps_its_qos() -> None:
-    bus = Recorder()
-    router = Router(bus, lambda: 0.0)
-    lane(router, "narrow", "in/a", qos=1)
-    lane(router, "wide", "in/+", qos=0)
-    assert bus.asked == [
-        ("subscribe", ("in/a", 1)),
-        ("subscribe", ("in/+", 1)),
-        ("unsubscribe", "in/a"),
-    ]
-    bus.asked.clear()
-    router.remove("wide")
-    assert bus.asked == [("subscribe", ("in/a", 1)), ("unsubscribe", "in/+")]
+def test_a_message_for_two_slots_is_acknowledged_when_both_are_done() -> None:
+    world = World()
+    lanes = [world.lane("a", "in/+"), world.lane("b", "in/x")]
+    world.router.deliver([Message(b"1", topic="in/x")])
+    for lane, expected in zip(lanes, ([], [b"1"]), strict=True):
+        data = frames.encode_result(1, frames.PREDICTION, b"p")
+        for frame in frames.FrameReader().feed(data):
+            lane.answered(frame, 0.0)
+        assert world.bus.acknowledged == expected
 
 
-def test_two_slots_with_one_filter_share_its_higher_qos_until_the_last_is_gone() -> None:
-    bus = Recorder()
-    router = Router(bus, lambda: 0.0)
-    lane(router, "one", "in/+", qos=1)
-    lane(router, "two", "in/+", qos=0)
-    assert bus.asked == [("subscribe", ("in/+", 1))]
-    router.remove("one")
-    assert bus.asked[1:] == [("subscribe", ("in/+", 0))]
-    router.remove("two")
-    assert bus.asked[2:] == [("unsubscribe", "in/+")]
+def test_a_message_that_one_of_two_slots_gives_up_stays_with_the_broker() -> None:
+    world = World()
+    one, other = world.lane("a", "in/+"), world.lane("b", "in/x")
+    world.router.deliver([Message(b"1", topic="in/x")])
+    one.give_up(for_good=False)
+    assert world.bus.forgotten == []
+    other.give_up(for_good=True)
+    assert (world.bus.acknowledged, world.bus.forgotten) == ([], [b"1"])
 
 
-def test_a_message_for_two_slots_is_acknowledged_when_both_are_done_with_it() -> None:
-    bus = Recorder()
-    router = Router(bus, lambda: 0.0)
-    lanes = [lane(router, "one", "in/+"), lane(router, "two", "in/a")]
-    message = Message(b"1", topic="in/a")
-    router.deliver([message])
-    assert [len(each.waiting) for each in lanes] == [1, 1]
-    for each in lanes:
-        assert bus.acknowledged == []
-        each.effects.acknowledge(message)
-    assert bus.acknowledged == [message]
+def test_a_slot_that_is_left_still_takes_what_was_asked_for() -> None:
+    world = World()
+    lane = world.lane("a", "in/+")
+    world.router.leave("a")
+    assert world.bus.left == ["in/+"]
+    world.router.deliver([Message(b"1", topic="in/x")])
+    assert len(lane.in_flight) == 1
+    world.router.remove(lane)
+    world.router.deliver([Message(b"2", topic="in/x")])
+    assert (world.router.unrouted, world.bus.acknowledged) == (1, [b"2"])
 
 
-def test_a_message_of_a_slot_at_qos_0_that_came_at_qos_1_may_be_dropped_and_is_acknowledged() -> (
-    None
-):
-    bus = Recorder()
-    router = Router(bus, lambda: 0.0)
-    wide, narrow = lane(router, "wide", "in/#", qos=1), lane(router, "narrow", "in/a", qos=0)
-    messages = [Message(b"%d" % number, topic="in/a") for number in range(200)]
-    router.deliver(messages)
-    assert narrow.meters.dropped == 200 - 2 * narrow.spec.input.max_in_flight
-    for message in messages:
-        wide.effects.acknowledge(message)
-    assert len(bus.acknowledged) == narrow.meters.dropped
+def test_a_broker_that_sends_few_messages_ahead_is_found_out_and_windows_fill() -> None:
+    world = World()
+    world.router.window(128)
+    lane = world.lane("a", "in/+")
+    sent = 0
+
+    def broker() -> None:
+        """Send as long as fewer than two messages are unacknowledged."""
+        nonlocal sent
+        while sent - len(world.bus.acknowledged) < 2 and sent < 20:
+            sent += 1
+            world.router.deliver([Message(b"%d" % sent, topic="in/x")])
+            world.absorb(lane)
+
+    broker()
+    assert sent == 2
+    for _ in range(5):
+        world.now += SUSPECT_FIRST_S
+        world.router.look_for_stall(world.now)
+        world.now += 0.1
+        broker()
+    assert sent == 20
+    assert world.router.budget.limit == 1
 
 
-def test_what_no_slot_wants_is_acknowledged_and_counted() -> None:
-    bus = Recorder()
-    router = Router(bus, lambda: 0.0)
-    message = Message(b"1", topic="elsewhere")
-    router.deliver([message])
-    assert (bus.acknowledged, router.unrouted) == ([message], 1)
+def test_a_slow_sensor_is_not_taken_for_a_stalled_broker_again_and_again() -> None:
+    world = World()
+    world.router.window(128)
+    lane = world.lane("a", "in/+")
+    for number in range(100):
+        world.router.deliver([Message(b"%d" % number, topic="in/x")])
+        world.absorb(lane)
+        for _ in range(10):
+            world.now += 1.0
+            world.router.look_for_stall(world.now)
+    assert world.router.budget.limit == 64
+    assert lane.meters.acknowledged_early >= 100 - 64
+    assert lane.meters.acknowledged_early < 50
+
+
+def test_a_congested_bus_that_has_room_again_gets_what_waits() -> None:
+    world = World()
+    lane = world.lane("a", "in/+")
+    world.bus.congested = True
+    world.router.deliver([Message(b"1", topic="in/x")])
+    assert not lane.in_flight
+    world.bus.congested = False
+    world.bus.on_room()
+    assert len(lane.in_flight) == 1
