@@ -36,13 +36,16 @@ class MqttBus:
     def __init__(self, link: MqttLink) -> None:
         self._link = link
         self._waiting: deque[Publication] = deque()
-        # Called when there is room again.
-        self.on_room: Callable[[], None] = lambda: None
+        self._on_room: Callable[[], None] = lambda: None
         self.stopping = False
 
     @property
     def congested(self) -> bool:
         return bool(self._waiting)
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        """Have `call` called whenever the congestion ends."""
+        self._on_room = call
 
     def publish(
         self,
@@ -66,7 +69,7 @@ class MqttBus:
         while self._waiting and self._try(self._waiting[0]):
             self._waiting.popleft()
         if not self._waiting:
-            self.on_room()
+            self._on_room()
 
     def subscribe(self, filters: list[tuple[str, int]]) -> None:
         self._link.subscribe(filters)

@@ -24,10 +24,10 @@ HELD_UNKNOWN = 8
 class Bus(Protocol):
     """What the router needs of a bus; `agent.daemon.bus.MqttBus` is one."""
 
-    on_room: Callable[[], None]
-
     @property
     def congested(self) -> bool: ...
+
+    def when_room(self, call: Callable[[], None]) -> None: ...
 
     def publish(
         self,
@@ -68,7 +68,7 @@ class Router:
         # When the broker was given room, and how many messages were held until then.
         self._given_room: tuple[float, int] | None = None
         self.unrouted = 0
-        bus.on_room = self._room
+        bus.when_room(self._room)
 
     def window(self, receive_maximum: int | None) -> None:
         """Learn how many messages the broker sends before the first is acknowledged.

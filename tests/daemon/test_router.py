@@ -22,7 +22,10 @@ class MemoryBus:
     forgotten: list[bytes] = field(default_factory=list)
     filters: list[tuple[str, int]] = field(default_factory=list)
     left: list[str] = field(default_factory=list)
-    on_room: Callable[[], None] = field(default=lambda: None)
+    room: list[Callable[[], None]] = field(default_factory=list)
+
+    def when_room(self, call: Callable[[], None]) -> None:
+        self.room.append(call)
 
     def publish(
         self,
@@ -154,5 +157,5 @@ def test_a_congested_bus_that_has_room_again_gets_what_waits() -> None:
     world.router.deliver([Message(b"1", topic="in/x")])
     assert not lane.in_flight
     world.bus.congested = False
-    world.bus.on_room()
+    world.bus.room[0]()
     assert len(lane.in_flight) == 1
