@@ -33,6 +33,9 @@ class Device:
     # The program to run in place of `edgeward run`, for tests that kill it at a chosen point.
     program: tuple[str, ...] = ("-m", "agent", "run")
     environment: dict[str, str] = field(default_factory=dict)
+    state: Path | None = None
+    # What runs the program, such as a tracer.
+    wrapper: tuple[str, ...] = ()
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -41,7 +44,7 @@ class Device:
 
     @property
     def state_dir(self) -> Path:
-        return self.folder / "state"
+        return self.state or self.folder / "state"
 
     @property
     def log(self) -> str:
@@ -65,7 +68,7 @@ class Device:
         self.write_config()
         with (self.folder / "stderr.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, *self.program, "--config", str(self.config)],
+                [*self.wrapper, sys.executable, *self.program, "--config", str(self.config)],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -146,6 +149,8 @@ class Client:
     url: str
     client_id: str = "tester"
     clean: bool = True
+    # User name and password.
+    login: tuple[str, str] | None = None
     received: list[paho.MQTTMessage] = field(default_factory=list)
     _changed: Condition = field(default_factory=Condition)
 
@@ -159,6 +164,8 @@ class Client:
         self.client.on_connect = self._wake
         self.client.max_inflight_messages_set(1000)
         self.client.reconnect_delay_set(0.05, 0.2)
+        if self.login is not None:
+            self.client.username_pw_set(*self.login)
         self.client.connect(host, int(port), keepalive=30)
         self.client.loop_start()
         self._wait(self.client.is_connected, "connected")

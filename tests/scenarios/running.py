@@ -104,6 +104,10 @@ def running(
     limits: str = "",
     extra: str = "",
     broker: Callable[[Path], Mosquitto] | None = None,
+    login: tuple[str, str] | None = None,
+    state_dir: Path | None = None,
+    wrapper: tuple[str, ...] = (),
+    environment: dict[str, str] | None = None,
     start: bool = True,
 ) -> Iterator[Running]:
     """A started device, client and broker below `folder`.
@@ -115,6 +119,10 @@ def running(
         extra: Further lines of the device's configuration, each section with its head; lines
             before the first head belong to `[link]`; `{url}` is the broker's.
         broker: Makes the broker in its folder; default: one that keeps sessions over restarts.
+        login: The client's name and password.
+        state_dir: Where the device keeps its state; default: below `folder`.
+        wrapper: What runs the agent, such as a tracer.
+        environment: Beside that of the tests.
         start: Start the device.
     """
     (folder / "broker").mkdir()
@@ -122,8 +130,16 @@ def running(
     started = make(folder / "broker").start()
     extra = extra.replace("{url}", started.url)
     text = f'{extra}\n[fetch]\nroots = ["{packs.folder}", "{folder}"]\n[limits]\n{limits}\n'
-    device = Device(folder / "device", started.url, "press-7", text)
-    user = Client(started.url)
+    device = Device(
+        folder / "device",
+        started.url,
+        "press-7",
+        text,
+        state=state_dir,
+        wrapper=wrapper,
+        environment=environment or {},
+    )
+    user = Client(started.url, login=login)
     try:
         user.subscribe("out/#")
         if start:

@@ -1,0 +1,125 @@
+"""Nothing calls home, and a worker gets nothing that it does not need: seen from outside."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from agent.links.template import ENVIRONMENT
+from tests.scenarios.conftest import Packs
+from tests.scenarios.device import until
+from tests.scenarios.running import Running, running, slot
+
+SECRET = "not for workers"
+ADDRESS = re.compile(r"sin6?_port=htons\((\d+)\).*?\"([0-9a-f.:]+)\"")
+
+
+@pytest.fixture
+def here(tmp_path: Path, packs: Packs) -> Iterator[Running]:
+    environment = {"EDGE_TEST_SECRET": SECRET}
+    with running(tmp_path, packs, environment=environment) as started:
+        started.serve(vib=slot(packs.affine(1)))
+        yield started
+
+
+def test_the_whole_agent_talks_to_its_broker_and_to_nobody_else(
+    tmp_path: Path, packs: Packs
+) -> None:
+    if shutil.which("strace") is None:
+        pytest.skip("strace is not installed (apt install strace)")
+    if subprocess.run(["strace", "-qq", "true"], capture_output=True, check=False).returncode:
+        pytest.skip("strace may not trace here")
+    log = tmp_path / "trace"
+    calls = "trace=connect,sendto,sendmsg,sendmmsg,bind,socket,execve"
+    # -D: the tracer stands aside, so that signals and the exit status are the agent's.
+    tracer = ("strace", "-D", "-f", "-qq", "-e", calls, "-e", "signal=none", "-o", str(log))
+    with running(tmp_path, packs, wrapper=tracer) as traced:
+        traced.serve(vib=slot(packs.affine(1)))
+        traced.predict("one")
+        pid = traced.device.slot("vib")["worker_pid"]
+        port = traced.broker.port
+    lines = log.read_text().splitlines()
+    called = {address for line in lines for address in ADDRESS.findall(line)}
+    assert called == {(str(port), "127.0.0.1")}
+    own = [line for line in lines if line.startswith(f"{pid} ")]
+    assert own, "the worker was not traced"
+    # What it sends goes into the socket that it was given; of the rest it does one thing: look
+    # whether the internet is denied.
+    rest = [line for line in own if not re.search(r"sendto\(.*, NULL, 0\) = ", line)]
+    assert [line for line in rest if "socket(AF_INET" not in line or "EPERM" not in line] == []
+
+
+def test_a_worker_gets_a_fixed_environment_one_socket_and_no_secret(here: Running) -> None:
+    pid = here.device.slot("vib")["worker_pid"]
+    here.predict("it serves")
+    environment = Path(f"/proc/{pid}/environ")
+    try:
+        data = environment.read_bytes()
+    except PermissionError:
+        pytest.skip("only root may look into a confined worker")
+    found = dict(entry.split("=", 1) for entry in data.decode().split("\0") if entry)
+    assert found == ENVIRONMENT
+    assert SECRET not in Path(f"/proc/{pid}/cmdline").read_text()
+    links = [str(path.readlink()) for path in Path(f"/proc/{pid}/fd").iterdir()]
+    assert sum(link.startswith("socket:") for link in links) == 1
+    state_dir = str(here.device.state_dir)
+    opened = {link for link in links if link.startswith("/") and link != "/dev/null"}
+    # Of the device's folder only the pack, if the runtime keeps it open.
+    assert all(link.startswith(f"{state_dir}/packs/") for link in opened), opened
+
+
+PROBE = """
+import ctypes, json, struct, sys
+libc = ctypes.CDLL(None, use_errno=True)
+# As a worker: the same user, and none of root's capabilities.
+header = ctypes.create_string_buffer(struct.pack("<Ii", 0x20080522, 0))
+assert libc.capset(header, ctypes.create_string_buffer(24)) == 0
+def outcome(path):
+    try:
+        with open(path, "rb"):
+            return "opened"
+    except OSError as error:
+        return type(error).__name__
+json.dump({path: outcome(path) for path in sys.argv[1:]}, sys.stdout)
+"""
+
+
+def test_no_process_of_the_same_user_may_read_the_agents_memory_or_environment(
+    tmp_path: Path, packs: Packs
+) -> None:
+    powerless: tuple[str, ...] = ()
+    if os.geteuid() == 0:
+        # Or root's capabilities would decide in place of the agent's own protection.
+        powerless = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
+        if shutil.which("setpriv") is None:
+            pytest.skip("setpriv is not installed (apt install util-linux)")
+    with running(tmp_path, packs, wrapper=powerless) as here:
+        here.serve(vib=slot(packs.affine(1)))
+        assert here.device.process is not None
+        pid, worker = here.device.process.pid, here.device.slot("vib")["worker_pid"]
+        secret = [f"/proc/{who}/{what}" for who in (pid, worker) for what in ("mem", "environ")]
+        # A process that does not protect itself, so that the refusals mean something.
+        idle = [*powerless, sys.executable, "-c", "input()"]
+        bystander = subprocess.Popen(idle, stdin=subprocess.PIPE)
+        control = f"/proc/{bystander.pid}/mem"
+        try:
+            until(lambda: outcomes(control) == {control: "opened"}, "the probe can read at all")
+            assert outcomes(*secret) == dict.fromkeys(secret, "PermissionError")
+        finally:
+            bystander.communicate(b"\n")
+
+
+def outcomes(*paths: str) -> dict[str, str]:
+    done = subprocess.run(
+        [sys.executable, "-c", PROBE, *paths], capture_output=True, text=True, check=True
+    )
+    found: dict[str, str] = json.loads(done.stdout)
+    return found
