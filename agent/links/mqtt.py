@@ -13,20 +13,18 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Final, Literal, Protocol, cast
 
 from agent.errors import LinkError
 from agent.links.dialing import (
     Dialer,
     Endpoint,
-    TlsFiles,
     explain,
     no_delay,
     quick_ack,
     unsent_bytes,
 )
+from agent.links.mqtt_options import Backoff, LinkOptions, LinkState, Phase
 from agent.wire.mqtt.events import (
     Connected,
     Disconnected,
@@ -35,16 +33,17 @@ from agent.wire.mqtt.events import (
     Refused,
     Subscribed,
 )
-from agent.wire.mqtt.options import ConnectOptions, Granted
+from agent.wire.mqtt.options import Granted
 from agent.wire.mqtt.packets import Message, Oversized
 from agent.wire.mqtt.properties import Properties
 from agent.wire.mqtt.reasons import reason
 from agent.wire.mqtt.session import Session, State
 
+__all__ = ["Backoff", "LinkOptions", "LinkState", "MqttLink", "Pipe"]
+
 _log = logging.getLogger(__name__)
 
 Done = Callable[[bool, str], None]
-Phase = Literal["connecting", "connected", "waiting", "refused", "stopped"]
 
 # Larger reads cost more than they bring: above this malloc maps and unmaps memory for each.
 _READ_BYTES: Final = 65_536
@@ -53,88 +52,6 @@ _CLOSE_WITHIN_S: Final = 2.0
 _TAKEN_OVER: Final = 0x8E
 _SUSPICIOUS: Final = 3  # connections in a row that did not last
 _REASONS_LOGGED: Final = 8
-
-
-@dataclass(frozen=True)
-class Backoff:
-    """How long to wait between attempts; random, so that a fleet does not come back at once.
-
-    Args:
-        first_s: Least and most before the first retry.
-        base_s: Most before the second is twice this; it doubles from there.
-        cap_s: Most that is ever waited.
-        refused_base_s: The same for a broker that answers no: it will not soon say yes.
-        refused_cap_s: As `cap_s`.
-        stable_s: A connection that lasted this long makes the next retry a first one.
-    """
-
-    first_s: tuple[float, float] = (0.1, 1.0)
-    base_s: float = 1.0
-    cap_s: float = 120.0
-    refused_base_s: float = 10.0
-    refused_cap_s: float = 300.0
-    stable_s: float = 10.0
-
-    def delay_s(self, failures: int, *, refused: bool, chance: float) -> float:
-        """Choose a wait.
-
-        Args:
-            failures: Attempts that failed in a row before the last one.
-            refused: The broker answered no.
-            chance: From 0 to 1.
-        """
-        doubled = 2.0 ** min(failures, 20)
-        if refused:
-            limit = min(self.refused_cap_s, self.refused_base_s * doubled)
-            return limit * (0.5 + chance / 2)
-        low, high = self.first_s
-        if failures == 0:
-            return low + (high - low) * chance
-        return max(low, chance * min(self.cap_s, self.base_s * doubled))
-
-
-@dataclass(frozen=True)
-class LinkOptions:
-    """Where to connect, how, and what to keep.
-
-    Args:
-        url: `mqtt://host:1883`, `mqtts://host:8883`, `ws://host/path` or `wss://host/path`.
-        session: The MQTT side of it.
-        password_file: Read at each attempt; a line end behind the password is not part of it.
-        tls: Certificates; only for `mqtts` and `wss`.
-        proxy: `http://host:port` of a proxy that knows CONNECT.
-        backoff: Waits between attempts.
-        connect_timeout_s: For name lookup, TCP, TLS and WebSocket together.
-        name: Stands in log lines.
-    """
-
-    url: str
-    session: ConnectOptions
-    password_file: Path | None = None
-    tls: TlsFiles = field(default_factory=TlsFiles)
-    proxy: str | None = None
-    backoff: Backoff = field(default_factory=Backoff)
-    connect_timeout_s: float = 20.0
-    name: str = "mqtt"
-
-
-@dataclass(frozen=True)
-class LinkState:
-    """Where a link stands.
-
-    Args:
-        phase: `connected`; `connecting`; `waiting` or `refused` before another attempt; `stopped`.
-        last_error: Why the last attempt or connection ended; None while all is well.
-        granted: What the broker grants, while connected.
-        session_present: The broker still had our session, while connected.
-        retry_in_s: How long until the next attempt, while waiting or refused.
-    """
-
-    phase: Phase
-    last_error: str | None = None
-    granted: Granted | None = None
-    session_present: bool = False
-    retry_in_s: float | None = None
 
 
 class Pipe(Protocol):

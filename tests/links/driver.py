@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +19,8 @@ EAGER = Backoff(
     first_s=(0.001, 0.01), base_s=0.01, cap_s=0.05, refused_base_s=0.02, refused_cap_s=0.05
 )
 
+_numbers = itertools.count()
+
 
 class Driver:
     """Runs a link and keeps what it tells.
@@ -26,13 +29,14 @@ class Driver:
         url: Of the broker.
         acks: Acknowledge each message when it arrives.
         link: More `LinkOptions`.
-        session: More `ConnectOptions`.
+        session: More `ConnectOptions`; without a client id in them it gets one of its own.
     """
 
     def __init__(
         self, url: str, *, acks: bool = True, link: dict[str, Any] | None = None, **session: Any
     ) -> None:
-        options: dict[str, Any] = {"client_id": "device", "version": 5} | session
+        options: dict[str, Any] = {"client_id": f"device-{next(_numbers)}", "version": 5} | session
+        self.client_id: str = options["client_id"]
         self.states: list[LinkState] = []
         self.messages: asyncio.Queue[Message] = asyncio.Queue()
         self.subscribed: asyncio.Queue[Subscribed] = asyncio.Queue()

@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections import Counter
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
@@ -21,10 +20,10 @@ CUTS = 20
 WITHIN_S = 45.0
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
     settings = ("max_queued_messages 0", "max_inflight_messages 20")
-    broker = Mosquitto(tmp_path, settings=settings).start()
+    broker = Mosquitto(tmp_path_factory.mktemp("broker"), settings=settings).start()
     yield broker
     broker.stop()
 
@@ -84,16 +83,18 @@ def test_cuts_at_random_bytes_lose_nothing_that_we_publish(
 def test_cuts_at_random_bytes_lose_nothing_that_we_receive(
     broker: Mosquitto, version: int, seed: int
 ) -> None:
+    topic = f"in/{version}/{seed}"
+
     async def scenario() -> None:
         with Witness(broker.port) as witness:
             async with FaultProxy(broker.port, cuts(seed, up=200, down=8000)) as proxy:
                 driver = Driver(proxy.url, version=version, receive_maximum=20, acks=False)
                 async with driver.running():
-                    direct = Driver(broker.url, version=version)
+                    direct = Driver(broker.url, version=version, client_id=driver.client_id)
                     async with direct.running():  # the same client id: its session is ours
-                        await direct.subscribe(("in", 1))
+                        await direct.subscribe((topic, 1))
                     for payload in payloads(b"down"):
-                        witness.client.publish("in", payload, 1)
+                        witness.client.publish(topic, payload, 1)
                     seen = await asyncio.wait_for(collect(driver, seed), WITHIN_S)
                 assert proxy.cuts > CUTS // 2
             assert set(seen) == set(payloads(b"down"))

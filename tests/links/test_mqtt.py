@@ -26,9 +26,9 @@ from tests.witness import Witness
 MEGABYTE = 1 << 20
 
 
-@pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path).start()
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+    broker = Mosquitto(tmp_path_factory.mktemp("broker")).start()
     yield broker
     broker.stop()
 
@@ -68,7 +68,8 @@ def test_messages_pass_both_ways_between_us_and_paho(
 ) -> None:
     async def scenario() -> None:
         with Witness(broker.port, version=version) as witness:
-            witness.subscribe("predictions/#")
+            out = f"predictions/{version}/{qos}"
+            witness.subscribe(out)
             driver = Driver(broker.url, version=version)
             async with driver.running():
                 await driver.subscribe(("sensors/+", 1))
@@ -79,9 +80,9 @@ def test_messages_pass_both_ways_between_us_and_paho(
                     b"\0\xff",
                     qos,
                 )
-                driver.publish("predictions/a", b"p" * 70_000, qos=qos, retain=True)
+                driver.publish(out, b"p" * 70_000, qos=qos, retain=True)
                 seen = await in_thread(witness.next)
-                assert (seen.topic, seen.payload, seen.qos) == ("predictions/a", b"p" * 70_000, qos)
+                assert (seen.topic, seen.payload, seen.qos) == (out, b"p" * 70_000, qos)
                 await driver.all_done(1)
                 assert driver.done == [(True, "")]
 
@@ -134,7 +135,7 @@ def test_what_is_not_acknowledged_comes_again_after_a_restart_of_ours(broker: Mo
                     await in_thread(witness.publish, "in", bytes([number]))
                 messages = [await first.next() for _ in range(3)]
                 first.link.ack(messages[1])
-            second = Driver(broker.url)
+            second = Driver(broker.url, client_id=first.client_id)
             async with second.running():
                 again = [await second.next() for _ in range(2)]
                 assert sorted(message.payload for message in again) == [b"\0", b"\2"]
@@ -161,7 +162,7 @@ def test_a_message_in_work_is_acknowledged_after_a_reconnect_and_not_handed_out_
                 driver.link.ack(message)
                 driver.publish("in", b"next", qos=1)
                 assert (await driver.next()).payload == b"next"
-            again = Driver(broker.url)
+            again = Driver(broker.url, client_id=driver.client_id)
             async with again.running():
                 assert (await again.next()).payload == b"next"
                 assert again.messages.empty()
@@ -258,10 +259,8 @@ def test_a_restart_of_a_broker_that_persists_loses_nothing(tmp_path: Path) -> No
         broker.stop()
 
 
-def test_a_restart_of_a_broker_that_forgets_brings_our_subscriptions_back(
-    broker: Mosquitto,
-) -> None:
-    async def scenario() -> None:
+def test_a_restart_of_a_broker_that_forgets_brings_our_subscriptions_back(tmp_path: Path) -> None:
+    async def scenario(broker: Mosquitto) -> None:
         driver = Driver(broker.url)
         async with driver.running():
             await driver.subscribe(("in", 1))
@@ -270,21 +269,27 @@ def test_a_restart_of_a_broker_that_forgets_brings_our_subscriptions_back(
             driver.publish("in", b"x", qos=1)
             assert (await driver.next()).payload == b"x"
 
-    asyncio.run(scenario())
+    broker = Mosquitto(tmp_path).start()
+    try:
+        asyncio.run(scenario(broker))
+    finally:
+        broker.stop()
 
 
 @pytest.mark.parametrize("orderly", [True, False])
 def test_the_last_will_speaks_only_when_we_do_not_leave_in_order(
     broker: Mosquitto, orderly: bool
 ) -> None:
+    topic = f"status/{orderly}"
+
     async def scenario() -> None:
         with Witness(broker.port) as witness:
-            witness.subscribe("status")
+            witness.subscribe(topic)
             async with FaultProxy(broker.port) as proxy:
-                driver = Driver(proxy.url, will=Will("status", b"offline"))
+                driver = Driver(proxy.url, will=Will(topic, b"offline"))
                 async with driver.running():
                     await driver.phase("connected")
-                    driver.publish("status", b"online", qos=1, retain=True)
+                    driver.publish(topic, b"online", qos=1, retain=True)
                     assert (await in_thread(witness.next)).payload == b"online"
                     if not orderly:
                         proxy.cut()
@@ -292,7 +297,7 @@ def test_the_last_will_speaks_only_when_we_do_not_leave_in_order(
                         await driver.phase("connected")
                 driver = Driver(broker.url, client_id="last")
                 async with driver.running():
-                    driver.publish("status", b"end", qos=1)
+                    driver.publish(topic, b"end", qos=1)
                     assert (await in_thread(witness.next)).payload == b"end"
 
     asyncio.run(scenario())
@@ -334,7 +339,7 @@ def test_two_clients_with_one_id_are_suspected_when_the_broker_does_not_say_so(
         driver = Driver(broker.url)
         async with driver.running():
             await driver.phase("connected")
-            with Witness(broker.port, "device"):
+            with Witness(broker.port, driver.client_id):
                 await driver.until(
                     lambda: "another client use" in (driver.link.state.last_error or "")
                 )

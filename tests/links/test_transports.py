@@ -21,23 +21,25 @@ from tests.links.driver import Driver
 WEBSOCKET_LARGE = 12_000
 
 
-@pytest.fixture
-def certificates(tmp_path: Path) -> Path:
-    folder = tmp_path / "certificates"
-    folder.mkdir()
-    return make_certificates(folder)
+@pytest.fixture(scope="module")
+def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_certificates(tmp_path_factory.mktemp("certificates"))
 
 
-@pytest.fixture
-def broker(tmp_path: Path, certificates: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path, websockets=True, tls=certificates).start()
+@pytest.fixture(scope="module")
+def broker(tmp_path_factory: pytest.TempPathFactory, certificates: Path) -> Iterator[Mosquitto]:
+    folder = tmp_path_factory.mktemp("broker")
+    broker = Mosquitto(folder, websockets=True, tls=certificates).start()
     yield broker
     broker.stop()
 
 
-@pytest.fixture
-def strict_broker(tmp_path: Path, certificates: Path) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path, tls=certificates, mutual_tls=True).start()
+@pytest.fixture(scope="module")
+def strict_broker(
+    tmp_path_factory: pytest.TempPathFactory, certificates: Path
+) -> Iterator[Mosquitto]:
+    folder = tmp_path_factory.mktemp("strict")
+    broker = Mosquitto(folder, tls=certificates, mutual_tls=True).start()
     yield broker
     broker.stop()
 
@@ -118,13 +120,12 @@ def test_tls_to_a_port_that_does_not_speak_it_fails_with_a_sentence(broker: Mosq
     assert why.startswith(f"cannot reach 127.0.0.1:{broker.port}: ")
 
 
-def test_new_certificates_are_read_without_a_restart(broker: Mosquitto, certificates: Path) -> None:
+def test_new_certificates_are_read_without_a_restart(
+    broker: Mosquitto, certificates: Path, tmp_path: Path
+) -> None:
     async def scenario() -> None:
         good = (certificates / "ca.pem").read_bytes()
-        other = certificates / "other"
-        other.mkdir()
-        make_certificates(other)
-        file = other / "ca.pem"
+        file = make_certificates(tmp_path) / "ca.pem"
         driver = Driver(broker.tls_url, link={"tls": TlsFiles(ca=file)})
         async with driver.running():
             await driver.phase("waiting")

@@ -65,6 +65,7 @@ class Inbox:
         for known in (self.unacked, self.stale):
             if known.get(message.packet_id) is message:
                 del known[message.packet_id]
+                self._acked_away.discard(message.packet_id)
 
     def interrupt(self) -> None:
         """The connection is gone."""

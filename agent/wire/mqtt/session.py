@@ -45,6 +45,8 @@ from agent.wire.mqtt.properties import Properties
 from agent.wire.mqtt.reasons import FROM_3_1_1, UNSUPPORTED_VERSION, reason, sentence
 from agent.wire.mqtt.sender import Sender
 from agent.wire.mqtt.subscriptions import Filters, Subscriptions, batches, split
+from agent.wire.mqtt.timing import Timing
+from agent.wire.mqtt.versions import Versions
 
 
 class State(enum.Enum):
@@ -83,11 +85,6 @@ _RECEIVE_MAXIMUM_EXCEEDED: Final = 0x93
 # connection; ending it sooner would make the broker send all of it again, and more.
 _GRACE: Final = 16
 _GRACE_AT_LEAST: Final = 1024
-# Some brokers that do not know MQTT 5 wait for more of its CONNECT, for ever.
-_ANSWER_TO_5_WITHIN_S: Final = 5.0
-_FALLBACKS_THAT_SETTLE: Final = 2
-# Before the keep alive is over, so that a slow network does not make it late.
-_PING_AFTER: Final = 0.75
 
 
 class Session:
@@ -101,26 +98,18 @@ class Session:
         self._options = options
         self._state = State.CLOSED
         self._handlers: Mapping[type[Any], Callable[[Session, Any], None]] = {}
-        self._version: Version = 5 if options.version == "auto" else options.version
-        self._version_is_settled = options.version != "auto"
+        self._versions = Versions(options.version)
         self._was_connected = False
-        self._falls_back = False
-        self._fell_back = 0  # times in a row that 3.1.1 worked where 5 had not
         self._client_id = options.client_id
         self._granted: Granted | None = None
-        self._decoder = Decoder(self._version, options.max_packet_size)
+        self._decoder = Decoder(self.version, options.max_packet_size)
+        self._timing = Timing(0.0, 0.0, 0.0)
 
         self._events: list[Event] = []
         self._sender = Sender(options, self._events)
         self._inbox = Inbox()
         self._max_unacked = options.receive_maximum
         self._subscriptions = Subscriptions(options.max_topic_bytes)
-
-        self._opened_at = 0.0
-        self._last_in = 0.0
-        self._last_out = 0.0
-        self._pinged_at: float | None = None
-        self._keep_alive_s = float(options.keep_alive_s)
 
     # What holds now
 
@@ -132,7 +121,7 @@ class Session:
     @property
     def version(self) -> Version:
         """The version of this connection, or of the next attempt."""
-        return self._version
+        return self._versions.current
 
     @property
     def granted(self) -> Granted | None:
@@ -162,16 +151,16 @@ class Session:
         options = self._options
         will = options.will
         clean = options.clean_start and not self._was_connected
-        if self._version == 4:
+        if self.version == 4:
             # 3.1.1 has one flag for both: forget what was, and keep nothing afterwards.
             clean = options.clean_start or options.session_expiry_s == 0
-        self._decoder = Decoder(self._version, options.max_packet_size)
-        self._opened_at = self._last_in = self._last_out = now
-        self._pinged_at = None
-        self._falls_back = False
+        self._versions.opened()
+        self._decoder = Decoder(self.version, options.max_packet_size)
+        patience_s = self._versions.answer_within_s(options.response_timeout_s)
+        self._timing = Timing(now, options.keep_alive_s, patience_s)
         self._sender.send(
             encode_connect(
-                self._version,
+                self.version,
                 self._client_id,
                 keep_alive_s=options.keep_alive_s,
                 clean=clean,
@@ -193,7 +182,7 @@ class Session:
             raise ImpossibleEvent("bytes arrived on a closed connection")
         if self._state is State.CLOSING:
             return self.take_events()
-        self._last_in = now
+        self._timing.last_in = now
         packets: list[Packet] = []
         broken: MalformedPacket | None = None
         try:
@@ -215,13 +204,12 @@ class Session:
         before = self._state
         self._move(Step.LOST)
         if before is State.CONNECTING:
-            again = self._fall_back(settled=False)
+            again = self._versions.refused(by_name=False)
             self._events.append(Disconnected(why, try_again_now=again))
         elif before is State.CONNECTED:
             self._inbox.interrupt()
             self._events.append(Disconnected(why))
-        if not (self._version_is_settled or self._falls_back):
-            self._version = 5
+        self._versions.closed()
         self._sender.lost()
         return self.take_events()
 
@@ -230,43 +218,33 @@ class Session:
         due = self.next_timer()
         if due is None or now < due:
             return self.take_events()
-        timeout_s = self._options.response_timeout_s
+        timing = self._timing
+        silent = f"the broker did not answer %s within {timing.answer_within_s:g} s"
         if self._state is State.CONNECTING:
-            again = self._fall_back(settled=False)
-            why = f"the broker did not answer CONNECT within {now - self._opened_at:.0f} s"
-            self._end(Disconnected(why, try_again_now=again))
-        elif self._pinged_at is not None:
-            silent = f"the broker did not answer a ping within {timeout_s:g} s"
-            self._fail(silent, _UNSPECIFIED)
+            again = self._versions.refused(by_name=False)
+            self._end(Disconnected(silent % "CONNECT", try_again_now=again))
+        elif timing.pinged_at is not None:
+            self._fail(silent % "a ping", _UNSPECIFIED)
         else:
-            self._pinged_at = now
+            timing.pinged_at = now
             self._sender.send(PINGREQ)
         return self.take_events()
 
     def next_timer(self) -> float | None:
         """When `tick` is to be called next, in monotonic seconds."""
-        timeout_s = self._options.response_timeout_s
         if self._state is State.CONNECTING:
-            if self._version == 5 and not self._version_is_settled:
-                timeout_s = min(timeout_s, _ANSWER_TO_5_WITHIN_S)
-            return self._opened_at + timeout_s
-        if self._state is not State.CONNECTED or not self._keep_alive_s:
-            return None
-        if self._pinged_at is None:
-            return min(self._last_in, self._last_out) + self._keep_alive_s * _PING_AFTER
-        # On a slow network the answer may queue behind messages: any byte shows that it lives.
-        last_sign = max(self._pinged_at, self._last_in)
-        return min(last_sign + timeout_s, self._pinged_at + 2 * self._keep_alive_s + timeout_s)
+            return self._timing.connack_due()
+        return self._timing.due() if self._state is State.CONNECTED else None
 
     def alive(self, now: float) -> None:
         """The peer took bytes of ours: a slow broker is not a dead one."""
-        self._last_in = now
+        self._timing.last_in = now
 
     def take_outgoing(self, now: float) -> bytes:
         """Everything to write, in one piece; it counts as sent."""
         if not self._sender.bytes:
             return b""
-        self._last_out = now
+        self._timing.last_out = now
         return self._sender.take()
 
     def take_events(self) -> list[Event]:
@@ -278,7 +256,7 @@ class Session:
     def disconnect(self, reason_code: int = 0) -> list[Event]:
         """Leave in order: queue DISCONNECT, so that the broker drops the last will."""
         if self._state is State.CONNECTED:
-            self._sender.send(encode_disconnect(self._version, reason_code))
+            self._sender.send(encode_disconnect(self.version, reason_code))
         self._end(Disconnected("closed by us", reason_code))
         return self.take_events()
 
@@ -360,14 +338,14 @@ class Session:
             rows = tuple((topic, sendable[topic]) for topic in filters)
             packet_id = self._sender.new_request(_Request(subscribe=rows))
             fields = [(encode_topic_filter(topic), qos) for topic, qos in rows]
-            self._sender.send(encode_subscribe(self._version, packet_id, fields))
+            self._sender.send(encode_subscribe(self.version, packet_id, fields))
 
     def _unsubscribe(self, left: tuple[str, ...]) -> None:
         assert self._granted is not None, "only called while connected"
         for filters in batches(left, self._granted.max_packet_size):
             packet_id = self._sender.new_request(_Request(unsubscribe=filters))
             fields = [encode_topic_filter(topic) for topic in filters]
-            self._sender.send(encode_unsubscribe(self._version, packet_id, fields))
+            self._sender.send(encode_unsubscribe(self.version, packet_id, fields))
 
     # Moving on
 
@@ -389,28 +367,14 @@ class Session:
 
     def _fail(self, why: str, reason_code: int) -> None:
         """End a connection on which the broker broke MQTT or fell silent."""
-        if self._state is State.CONNECTED and self._version == 5:
+        if self._state is State.CONNECTED and self.version == 5:
             self._sender.send(encode_disconnect(5, reason_code))
-        again = self._state is State.CONNECTING and self._fall_back(settled=False)
+        again = self._state is State.CONNECTING and self._versions.refused(by_name=False)
         self._end(Disconnected(why, reason_code, try_again_now=again))
 
     def _unexpected(self, packet: Packet) -> None:
         name = type(packet).__name__.upper()
         self._fail(f"the broker sent {name} out of place", _PROTOCOL_ERROR)
-
-    def _fall_back(self, *, settled: bool) -> bool:
-        """Choose the version of the next attempt; True when trying again at once makes sense.
-
-        A broker that says it does not know MQTT 5 is believed from then on. One that closes or is
-        silent may also have been restarting: 5 gets another chance, until 3.1.1 has worked in its
-        place twice in a row.
-        """
-        if self._version_is_settled or self._version == 4:
-            return False
-        self._version = 4
-        self._version_is_settled = settled
-        self._falls_back = True
-        return True
 
     # What the broker sends
 
@@ -422,7 +386,7 @@ class Session:
         options = self._options
         self._client_id = packet.assigned_client_id or self._client_id
         self._granted = Granted(
-            version=self._version,
+            version=self.version,
             client_id=self._client_id,
             keep_alive_s=_stated(packet.keep_alive_s, options.keep_alive_s),
             session_expiry_s=_stated(packet.session_expiry_s, options.session_expiry_s),
@@ -432,12 +396,11 @@ class Session:
             retain_available=packet.retain_available is not False,
             wildcard_available=packet.wildcard_available is not False,
         )
-        self._keep_alive_s = float(self._granted.keep_alive_s)
+        self._timing.keep_alive_s = self._granted.keep_alive_s
+        self._timing.answer_within_s = options.response_timeout_s
         self._max_unacked = max(options.receive_maximum * _GRACE, _GRACE_AT_LEAST)
         self._was_connected = True
-        if not self._version_is_settled:
-            self._fell_back = self._fell_back + 1 if self._version == 4 else 0
-            self._version_is_settled = self._fell_back == _FALLBACKS_THAT_SETTLE
+        self._versions.accepted()
         self._move(Step.ACCEPTED)
         self._events.append(Connected(packet.session_present, self._granted))
         self._resume(self._granted, packet.session_present)
@@ -452,7 +415,7 @@ class Session:
         self._sender.connected(granted, session_present=session_present)
 
     def _on_refusal(self, packet: ConnAck, code: int) -> None:
-        again = code == UNSUPPORTED_VERSION and self._fall_back(settled=True)
+        again = code == UNSUPPORTED_VERSION and self._versions.refused(by_name=True)
         why = sentence(code, packet.reason, packet.server_reference)
         self._end(Refused(code, f"the broker refused us: {why}", reason(code).retryable, again))
 
@@ -495,7 +458,7 @@ class Session:
         )
 
     def _on_pingresp(self, packet: PingResp) -> None:
-        self._pinged_at = None
+        self._timing.pinged_at = None
 
     def _on_disconnect(self, packet: Disconnect) -> None:
         why = sentence(packet.reason_code, packet.reason, packet.server_reference)

@@ -688,6 +688,26 @@ def test_a_message_acknowledged_away_and_not_repeated_is_forgotten() -> None:
     assert not peer.session._inbox.stale
 
 
+@pytest.mark.parametrize("when", ["connected", "away", "acknowledged"])
+def test_a_message_left_to_the_broker_is_handed_out_again_at_its_repeat(when: str) -> None:
+    peer = Peer()
+    peer.connect()
+    (message,) = peer.messages(publish(1))
+    if when == "connected":
+        peer.session.forget(message)
+    peer.lose()
+    if when == "acknowledged":
+        peer.session.ack(message)
+    if when != "connected":
+        peer.session.forget(message)
+    peer.connect(present=True)
+    (again,) = peer.messages(publish(1, dup=True))
+    peer.session.ack(message)
+    assert peer.sent() == []
+    peer.session.ack(again)
+    assert len(peer.sent()) == 1
+
+
 def test_a_repeat_with_another_correlation_is_another_message() -> None:
     peer = Peer()
     peer.connect()

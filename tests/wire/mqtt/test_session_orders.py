@@ -252,6 +252,16 @@ class Orders(RuleBasedStateMachine):
         self.acked.add(message.payload.decode())
         self.session.ack(message)
 
+    @precondition(lambda self: self.held)
+    @rule(data=st.data())
+    def leave_to_the_broker(self, data: st.DataObject) -> None:
+        at = data.draw(st.integers(0, len(self.held) - 1))
+        message = self.held.pop(at)
+        self.may_repeat.add(message.payload.decode())
+        self.session.forget(message)
+        if self.live and message.packet_id in self.broker.inflight:
+            self.cut(taken=True)  # it is repeated only on another connection
+
     @rule()
     def the_broker_refuses_the_next(self) -> None:
         self.broker.refuses_next = True
