@@ -91,6 +91,22 @@ class CrashLooped:
 
 
 @dataclass(frozen=True)
+class Recovered:
+    """The pack that kept dying answers again: `health.RECOVERED_AFTER` good answers in a row."""
+
+    slot: str
+    pack: str
+
+
+@dataclass(frozen=True)
+class Unservable:
+    """No worker can be started for what serves: its pack on disk is missing or altered."""
+
+    slot: str
+    failure: Failure
+
+
+@dataclass(frozen=True)
 class RollbackRequested:
     """A person wants the previous pack of a slot back."""
 
@@ -100,7 +116,8 @@ class RollbackRequested:
 RolloutEvent = (
     Fetched | Verified | Qualified | Switched | ProbationPassed | Restored | RetryDue | StepFailed
 )
-Event = DesiredArrived | DesiredRefused | CrashLooped | RollbackRequested | RolloutEvent
+SlotEvent = CrashLooped | Recovered | Unservable | RollbackRequested
+Event = DesiredArrived | DesiredRefused | SlotEvent | RolloutEvent
 
 
 @dataclass(frozen=True)
@@ -144,7 +161,7 @@ class Watch:
 
 @dataclass(frozen=True)
 class Restore:
-    """Let the target, which served before, serve again."""
+    """Let the target, which served before or should serve now, serve for certain."""
 
     slot: str
     rollout: int

@@ -9,6 +9,8 @@ IN_A_ROW = 5
 IN_A_ROW_ON_PROBATION = 3
 IN_THE_WINDOW = 10
 WINDOW_S = 300.0
+# Good answers after which a pack that kept dying counts as well again.
+RECOVERED_AFTER = 20
 RESTART_FIRST_S = 0.05
 RESTART_LAST_S = 30.0
 

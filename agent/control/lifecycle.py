@@ -1,19 +1,38 @@
-"""The life of a deployment as two tables and one pure function.
+"""The life of a deployment as tables and one pure function.
 
 The caller saves the new state, then performs the actions; each action ends in exactly one event.
 After a restart it loads the state and performs `resume(state)`: what is to be done follows from the
 phase alone, so there is no second list to keep in step, and every action must be safe to repeat.
+
+A switch that is left half-way may have happened, so SWITCHING and RESTORING end only in a fact, or
+by restoring what the state says serves.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from msgspec.structs import replace
 
 from agent.control import events as e
+from agent.control.desired import desired
+from agent.control.rollouts import (
+    Step,
+    abandon,
+    begin,
+    blamed,
+    entry_action,
+    go_back,
+    put_right,
+    repair,
+    same_target,
+    taken_over,
+    with_rollout,
+    with_slot,
+)
 from agent.control.state import (
+    Aim,
     DeviceState,
     Outcome,
     Phase,
@@ -22,9 +41,8 @@ from agent.control.state import (
     SlotState,
     packs_needed,
 )
-from agent.documents.deployment import Slot
 from agent.documents.report import Failure
-from agent.errors import ImpossibleEvent
+from agent.errors import ImpossibleEvent, StoreCorrupt
 
 TRANSITIONS: Mapping[tuple[Phase, type], Phase | None] = {
     (Phase.FETCHING, e.Fetched): Phase.VERIFYING,
@@ -38,42 +56,21 @@ TRANSITIONS: Mapping[tuple[Phase, type], Phase | None] = {
     (Phase.VERIFYING, e.StepFailed): None,
     (Phase.QUALIFYING, e.StepFailed): None,
     (Phase.SWITCHING, e.StepFailed): None,
+    (Phase.PROBATION, e.StepFailed): None,
     (Phase.RESTORING, e.StepFailed): None,
 }
 
-# Performed on entering a phase, and again after a restart in it.
-ON_ENTRY: Mapping[Phase, type] = {
-    Phase.FETCHING: e.Fetch,
-    Phase.VERIFYING: e.Verify,
-    Phase.QUALIFYING: e.Qualify,
-    Phase.SWITCHING: e.Switch,
-    Phase.PROBATION: e.Watch,
-    Phase.RESTORING: e.Restore,
-}
-
-# Where a failed step may send the rollout: a pack found altered is fetched again, once per attempt.
-RETRY_FROM: Mapping[Phase, Phase] = {
-    Phase.FETCHING: Phase.FETCHING,
-    Phase.VERIFYING: Phase.FETCHING,
-    Phase.QUALIFYING: Phase.QUALIFYING,
-    Phase.SWITCHING: Phase.SWITCHING,
-    Phase.RESTORING: Phase.RESTORING,
-}
-# A source may be away for ever; what fails on the device itself gets a few tries.
+# Attempts of one phase. A source may be away for ever; what fails on the device itself gets a few.
 MAX_ATTEMPTS: Mapping[Phase, int] = {
-    Phase.VERIFYING: 2,
+    Phase.VERIFYING: 3,
     Phase.QUALIFYING: 3,
     Phase.SWITCHING: 3,
+    Phase.RESTORING: 3,
 }
-BACKOFF_FIRST_S = 1.0
-BACKOFF_LAST_S = 300.0
-
-
-class Step(NamedTuple):
-    """The state to save, and then the actions to perform, in order."""
-
-    state: DeviceState
-    actions: tuple[e.Action, ...]
+# Phases that need the pack on disk: where it proves missing or altered, it is fetched again.
+ON_DISK = frozenset((Phase.VERIFYING, Phase.QUALIFYING, Phase.SWITCHING, Phase.RESTORING))
+MAX_REFETCHES = 2
+MAX_TEXT = 1000
 
 
 def step(state: DeviceState, event: e.Event) -> Step:
@@ -84,112 +81,54 @@ def step(state: DeviceState, event: e.Event) -> Step:
         event: What happened.
 
     Returns:
-        The new state and what to do once it is saved. A fact about a rollout that was left, or a
-        desired document that is no news, changes nothing.
+        The new state and what to do once it is saved. A fact about a rollout that was left, or
+        one that is no news, returns the very state that was given.
 
     Raises:
         ImpossibleEvent: No row of the table fits. No document or device can cause it: a bug.
     """
-    if isinstance(event, e.DesiredArrived):
-        return _desired(state, event)
-    if isinstance(event, e.DesiredRefused):
-        if event.digest == state.desired_digest:
-            return Step(state, ())
-        refused = replace(state, desired_digest=event.digest, refused=event.failure)
-        return Step(refused, ())
-    if isinstance(event, e.CrashLooped):
-        return _crash_looped(state, event)
-    if isinstance(event, e.RollbackRequested):
-        return _rollback(state, event)
-    return _advance(state, event)
+    decide = DECISIONS.get(type(event), _advance)
+    return decide(state, event)
 
 
 def resume(state: DeviceState) -> tuple[e.Action, ...]:
     """The actions that a restart must perform again: the entry action of each running rollout."""
     return tuple(
-        _entry(name, entry.rollout)
+        entry_action(name, entry.rollout)
         for name, entry in state.slots.items()
         if entry.rollout is not None
     )
 
 
-def backoff_s(attempts: int) -> float:
-    """Seconds to wait before attempt number `attempts` + 1; the caller adds jitter."""
-    return min(BACKOFF_LAST_S, BACKOFF_FIRST_S * 2.0 ** min(attempts, 10))
-
-
-def _desired(state: DeviceState, event: e.DesiredArrived) -> Step:
+def _refused(state: DeviceState, event: e.DesiredRefused) -> Step:
     if event.digest == state.desired_digest:
-        return Step(state, ())
-    wanted = event.deployment
-    slots: dict[str, SlotState] = {}
-    actions: list[e.Action] = []
-    number = state.next_rollout
-    for name, entry in state.slots.items():
-        if name not in wanted.slots:
-            actions += _abandon(name, entry)
-            actions.append(e.StopSlot(name))
-    for name, target in wanted.slots.items():
-        entry = state.slots.get(name, SlotState())
-        decided, needed = _aim(name, entry, target, wanted.deployment, number)
-        slots[name] = decided
-        actions += needed
-        number += 1
-    new = replace(
-        state,
-        deployment=wanted.deployment,
-        desired_digest=event.digest,
-        refused=None,
-        unknown_fields=event.unknown_fields,
-        telemetry=wanted.telemetry,
-        slots=slots,
-        next_rollout=number,
-    )
-    return Step(new, tuple(actions))
+        return Step(state)
+    return Step(replace(state, desired_digest=event.digest, refused=event.failure))
 
 
-def _aim(
-    name: str, entry: SlotState, target: Slot, deployment: str, number: int
-) -> tuple[SlotState, list[e.Action]]:
-    """Point one slot at its target: keep what already does, else begin a rollout."""
-    if entry.rollout is not None and same_target(entry.rollout.target, target):
-        if entry.rollout.phase is not Phase.RESTORING:
-            return entry, []
-    elif entry.serving is not None and same_target(entry.serving, target):
-        outcome = Outcome("active", target, deployment)
-        return replace(entry, rollout=None, outcome=outcome), _abandon(name, entry)
-    rollout = Rollout(number, target, Phase.FETCHING, deployment)
-    actions = [*_abandon(name, entry), _entry(name, rollout)]
-    return replace(entry, rollout=rollout), actions
-
-
-def same_target(one: Slot, other: Slot) -> bool:
-    """Whether two slots ask for the same thing; where a pack comes from does not matter."""
-    return one == replace(other, source=one.source, rollout=one.rollout)
+# -- the steps of a rollout -----------------------------------------------------------------------
 
 
 def _advance(state: DeviceState, event: e.RolloutEvent) -> Step:
     entry = state.slots.get(event.slot)
     rollout = entry.rollout if entry is not None else None
     if entry is None or rollout is None or rollout.id != event.rollout:
-        return Step(state, ())  # a late answer to a rollout that was left
+        return Step(state)  # a late answer to a rollout that was left
     if isinstance(event, e.RetryDue):
         return _retry(state, event.slot, entry, rollout)
     if (rollout.phase, type(event)) not in TRANSITIONS:
         raise ImpossibleEvent(f"{type(event).__name__} arrived in {rollout.phase.value}")
     if isinstance(event, e.StepFailed):
         return _step_failed(state, event, entry, rollout)
-    phase = TRANSITIONS[rollout.phase, type(event)]
     if isinstance(event, e.Qualified):
         state = _remember(state, rollout.target.pack, event.qualification)
-    if isinstance(event, e.Switched):
-        entry = _served_by(rollout.target, entry)
+    if isinstance(event, (e.Switched, e.Restored)):
+        entry = taken_over(entry, rollout)
+    phase = TRANSITIONS[rollout.phase, type(event)]
     if phase is None:
-        return _finished(state, event.slot, entry, rollout)
-    # A pack that is fetched again because it proved altered must not be fetched for ever.
-    attempts = rollout.attempts if phase is Phase.VERIFYING else 0
-    moved = replace(rollout, phase=phase, attempts=attempts, resume=None, failure=None)
-    return _with_rollout(state, event.slot, entry, moved)
+        return _ended(state, event.slot, entry, rollout)
+    moved = replace(rollout, phase=phase, attempts=0, failure=None)
+    return with_rollout(state, event.slot, entry, moved)
 
 
 def _remember(state: DeviceState, pack: str, qualification: Qualification) -> DeviceState:
@@ -198,108 +137,188 @@ def _remember(state: DeviceState, pack: str, qualification: Qualification) -> De
     return replace(state, qualified={**kept, pack: qualification})
 
 
-def _served_by(target: Slot, entry: SlotState) -> SlotState:
-    """Let the target serve; what it can go back to is the last one that passed its probation."""
-    previous = entry.serving if entry.proven else entry.previous
-    return replace(entry, serving=target, previous=previous, proven=False)
-
-
-def _finished(state: DeviceState, name: str, entry: SlotState, rollout: Rollout) -> Step:
-    if rollout.phase is Phase.RESTORING:
-        failed = entry.outcome.target if entry.outcome is not None else rollout.target
-        outcome = Outcome("rolled_back", failed, rollout.deployment, rollout.failure)
-        done = SlotState(rollout.target, proven=True, outcome=outcome)
-    else:
-        outcome = Outcome("active", rollout.target, rollout.deployment)
-        done = replace(entry, proven=True, rollout=None, outcome=outcome)
-    return Step(_with_slot(state, name, done), ())
+def _ended(state: DeviceState, name: str, entry: SlotState, rollout: Rollout) -> Step:
+    """The rollout's target serves, and has passed what it had to pass."""
+    entry = replace(entry, rollout=None)
+    if rollout.then is not None:
+        return begin(state, name, entry, rollout.then)
+    if rollout.phase is Phase.PROBATION:
+        entry = replace(entry, proven=True)
+    elsewhere = entry.outcome is not None and not same_target(entry.outcome.target, rollout.target)
+    if not (rollout.back and elsewhere):
+        active = Outcome("active", rollout.target, rollout.deployment)
+        entry = replace(entry, outcome=active)
+    return Step(with_slot(state, name, entry))
 
 
 def _step_failed(
     state: DeviceState, event: e.StepFailed, entry: SlotState, rollout: Rollout
 ) -> Step:
+    waiting = _to_retry(rollout, event.failure)
+    if waiting is not None:
+        return with_rollout(state, event.slot, entry, waiting)
+    return _given_up(state, event, entry, rollout)
+
+
+def _to_retry(rollout: Rollout, failure: Failure) -> Rollout | None:
+    """The rollout as it waits to try again, where another attempt may help."""
+    phase = rollout.phase
+    waiting = replace(rollout, phase=Phase.WAITING, failure=failure)
+    if failure.code == StoreCorrupt.code and phase in ON_DISK:
+        if rollout.refetched >= MAX_REFETCHES or rollout.then is not None:
+            return None
+        refetched = rollout.refetched + 1
+        return replace(waiting, resume=Phase.FETCHING, attempts=refetched, refetched=refetched)
     attempts = rollout.attempts + 1
-    allowed = MAX_ATTEMPTS.get(rollout.phase)
-    if event.failure.retryable and (allowed is None or attempts < allowed):
-        waiting = replace(
-            rollout,
-            phase=Phase.WAITING,
-            attempts=attempts,
-            resume=RETRY_FROM[rollout.phase],
-            failure=event.failure,
-        )
-        return _with_rollout(state, event.slot, entry, waiting)
-    if rollout.phase is Phase.RESTORING:
-        # Nothing else to go back to: what served keeps the slot, and the report says both.
-        entry = replace(entry, previous=None)
-    failed = Outcome("failed", rollout.target, rollout.deployment, event.failure)
-    done = replace(entry, rollout=None, outcome=failed)
-    return Step(_with_slot(state, event.slot, done), ())
+    # What served before is not given up because the device was busy for a moment.
+    if not (failure.retryable or phase is Phase.RESTORING):
+        return None
+    if phase in MAX_ATTEMPTS and attempts >= MAX_ATTEMPTS[phase]:
+        return None
+    return replace(waiting, resume=phase, attempts=attempts)
+
+
+def _given_up(state: DeviceState, event: e.StepFailed, entry: SlotState, rollout: Rollout) -> Step:
+    """End a rollout that cannot come to its target; what serves keeps the slot."""
+    entry, failure = replace(entry, rollout=None), event.failure
+    if rollout.back:
+        left = entry.outcome or Outcome("failed", rollout.target)
+        failed = Outcome("failed", left.target, rollout.deployment, _both(left.failure, failure))
+        # Nothing else to go back to.
+        previous = None if same_target(entry.previous, rollout.target) else entry.previous
+        entry = replace(entry, outcome=failed, previous=previous)
+    elif rollout.phase is Phase.RESTORING:
+        entry = replace(entry, damaged=failure)  # what should serve by the state does not start
+    else:
+        failed = Outcome("failed", rollout.target, rollout.deployment, failure)
+        entry = replace(entry, outcome=failed)
+    if rollout.then is not None:
+        return begin(state, event.slot, entry, rollout.then)
+    if entry.damaged is not None and not same_target(entry.serving, rollout.target):
+        return repair(state, event.slot, entry, entry.damaged)
+    return Step(with_slot(state, event.slot, entry))
+
+
+def _both(first: Failure | None, second: Failure) -> Failure:
+    """Why a pack was left, and why what was there before does not serve in its place."""
+    if first is None:
+        return second
+    text = f"{first.message}; and the pack before it does not serve: {second.message}"
+    return Failure(first.code, text[:MAX_TEXT], second.hint or first.hint)
 
 
 def _retry(state: DeviceState, name: str, entry: SlotState, rollout: Rollout) -> Step:
     if rollout.phase is not Phase.WAITING or rollout.resume is None:
         raise ImpossibleEvent(f"RetryDue arrived in {rollout.phase.value}")
     again = replace(rollout, phase=rollout.resume, resume=None)
-    return _with_rollout(state, name, entry, again)
+    return with_rollout(state, name, entry, again)
+
+
+# -- what happens to what serves ------------------------------------------------------------------
 
 
 def _crash_looped(state: DeviceState, event: e.CrashLooped) -> Step:
-    """Go back to the previous pack; without one, keep the slot and say that it fails."""
+    """Go back to the previous pack; without one, keep the slot and say that it fails.
+
+    A newer pack that is being fetched comes after the way back: its source may be away for long.
+    One that is here already is let through; it is the better cure.
+    """
     entry = state.slots.get(event.slot)
     if entry is None or entry.serving is None or entry.serving.pack != event.pack:
-        return Step(state, ())
+        return Step(state)
     running = entry.rollout
-    if running is not None and running.phase is Phase.RESTORING:
-        return Step(state, ())
-    deployment = running.deployment if running is not None else state.deployment
-    failed = Outcome("failed", entry.serving, deployment, event.failure)
-    in_probation = running is not None and running.phase is Phase.PROBATION
-    if entry.previous is None:
-        new = replace(entry, rollout=None if in_probation else running, outcome=failed)
-        actions = _abandon(event.slot, entry) if in_probation else []
-        return Step(_with_slot(state, event.slot, new), tuple(actions))
-    if running is not None and not in_probation:
-        # A newer pack is already on its way; it is the better cure.
-        return Step(state, ())
-    return _restore(state, event.slot, entry, failed, event.failure)
+    looping = replace(entry, looping=event.failure)
+    if running is not None and running.phase is not Phase.PROBATION:
+        if running.back or running.heading is Phase.RESTORING:
+            return Step(state)
+        if entry.previous is None or running.heading is not Phase.FETCHING:
+            looping = replace(looping, outcome=_failed(state, entry, event.failure))
+            return _changed(state, event.slot, entry, looping)
+        failed = Outcome("failed", entry.serving, state.deployment, event.failure)
+        then = Aim(running.target, running.deployment)
+        return go_back(state, event.slot, looping, failed, then)
+    failed = _failed(state, entry, event.failure)
+    if entry.previous is not None:
+        failed = replace(failed, state="failed", failure=event.failure)
+        return go_back(state, event.slot, looping, failed)
+    looping = replace(looping, outcome=failed, rollout=None)
+    step = _changed(state, event.slot, entry, looping)
+    return step.after(*abandon(event.slot, entry))
+
+
+def _failed(state: DeviceState, entry: SlotState, failure: Failure) -> Outcome:
+    """What a crash loop makes of the outcome: that of another target, which is what the deployment
+    wants, stays."""
+    assert entry.serving is not None
+    running, outcome = entry.rollout, entry.outcome
+    if running is not None and running.phase is Phase.PROBATION and not running.back:
+        return Outcome("failed", entry.serving, running.deployment, failure)
+    if outcome is None or same_target(outcome.target, entry.serving):
+        return Outcome("failed", entry.serving, state.deployment, failure)
+    return outcome
+
+
+def _changed(state: DeviceState, name: str, old: SlotState, new: SlotState) -> Step:
+    """A new state only where there is something new: it is written to a memory card."""
+    return Step(state if new == old else with_slot(state, name, new))
+
+
+def _recovered(state: DeviceState, event: e.Recovered) -> Step:
+    """What kept dying answers again: it is `active`, once it has passed a probation."""
+    entry = state.slots.get(event.slot)
+    if entry is None or entry.serving is None or entry.serving.pack != event.pack:
+        return Step(state)
+    running = entry.rollout
+    if entry.looping is None or (running is not None and running.heading is Phase.RESTORING):
+        return Step(state)
+    well = replace(entry, looping=None)
+    if running is not None or not blamed(entry, entry.serving):
+        return Step(with_slot(state, event.slot, well))
+    aim = Aim(entry.serving, state.deployment)
+    return begin(state, event.slot, replace(well, outcome=None), aim)
+
+
+def _unservable(state: DeviceState, event: e.Unservable) -> Step:
+    """Fetch again what cannot be started, unless something newer is on its way already."""
+    entry = state.slots.get(event.slot)
+    if entry is None or entry.serving is None:
+        return Step(state)
+    damaged = replace(entry, damaged=event.failure)
+    running = entry.rollout
+    if running is None or running.phase is Phase.PROBATION:
+        return repair(state, event.slot, damaged, event.failure)
+    return _changed(state, event.slot, entry, damaged)
 
 
 def _rollback(state: DeviceState, event: e.RollbackRequested) -> Step:
     entry = state.slots.get(event.slot)
     if entry is None or entry.previous is None or entry.serving is None:
-        return Step(state, ())
+        return Step(state)
+    running = entry.rollout
+    aim = Aim(entry.previous, state.deployment, back=True)
+    if running is not None and running.aim.back and same_target(running.aim.target, aim.target):
+        return Step(state)  # on its way already
     asked = Failure(code="rolled_back", message="a person asked for the previous pack")
-    left = Outcome("rolled_back", entry.serving, state.deployment, asked)
-    return _restore(state, event.slot, entry, left, asked)
+    left = Outcome("rolled_back", entry.wanted or entry.serving, state.deployment, asked)
+    if running is None or not _uncertain(running):
+        return go_back(state, event.slot, entry, left)
+    entry = replace(entry, outcome=left)
+    if running.back and same_target(running.target, entry.previous):
+        only_back = replace(entry, rollout=replace(running, then=None))
+        return Step(with_slot(state, event.slot, only_back))
+    return put_right(state, event.slot, entry, aim)
 
 
-def _restore(state: DeviceState, name: str, entry: SlotState, left: Outcome, why: Failure) -> Step:
-    """Begin the way back to the previous pack."""
-    assert entry.previous is not None
-    restoring = Rollout(
-        state.next_rollout, entry.previous, Phase.RESTORING, left.deployment, failure=why
-    )
-    moved = replace(state, next_rollout=state.next_rollout + 1)
-    begun = _with_rollout(moved, name, replace(entry, outcome=left), restoring)
-    return Step(begun.state, (*_abandon(name, entry), *begun.actions))
+def _uncertain(running: Rollout) -> bool:
+    """Whether something else than the state says may serve, were the rollout left now."""
+    return running.phase is Phase.SWITCHING or running.heading is Phase.RESTORING
 
 
-def _entry(name: str, rollout: Rollout) -> e.Action:
-    if rollout.phase is Phase.WAITING:
-        return e.Wait(name, rollout.id, rollout.target, backoff_s(rollout.attempts - 1))
-    action: e.Action = ON_ENTRY[rollout.phase](name, rollout.id, rollout.target)
-    return action
-
-
-def _abandon(name: str, entry: SlotState) -> list[e.Action]:
-    return [e.Abandon(name, entry.rollout.id)] if entry.rollout is not None else []
-
-
-def _with_rollout(state: DeviceState, name: str, entry: SlotState, rollout: Rollout) -> Step:
-    moved = replace(entry, rollout=rollout)
-    return Step(_with_slot(state, name, moved), (_entry(name, rollout),))
-
-
-def _with_slot(state: DeviceState, name: str, entry: SlotState) -> DeviceState:
-    return replace(state, slots={**state.slots, name: entry})
+DECISIONS: Mapping[type, Callable[[DeviceState, Any], Step]] = {
+    e.DesiredArrived: desired,
+    e.DesiredRefused: _refused,
+    e.CrashLooped: _crash_looped,
+    e.Recovered: _recovered,
+    e.Unservable: _unservable,
+    e.RollbackRequested: _rollback,
+}

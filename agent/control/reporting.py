@@ -18,6 +18,7 @@ _SHOWN: Mapping[Phase, SlotPhase] = {
     Phase.PROBATION: "probation",
     Phase.RESTORING: "failed",
 }
+_COMES_NEXT: SlotPhase = "fetching"
 
 
 @dataclass(frozen=True)
@@ -88,16 +89,17 @@ def _slot(entry: SlotState, facts: Facts) -> SlotReport:
 
 
 def _verdict(entry: SlotState) -> tuple[SlotPhase, str, Failure | None]:
-    rollout = entry.rollout
+    rollout, outcome = entry.rollout, entry.outcome
+    trouble = entry.damaged or entry.looping
     if rollout is not None:
-        return _phase_shown(rollout), rollout.target.pack, rollout.failure
-    if entry.outcome is not None:
-        return entry.outcome.state, entry.outcome.target.pack, entry.outcome.failure
-    return "active", entry.serving.pack if entry.serving is not None else "", None
+        target = rollout.then.target if rollout.then is not None else rollout.target
+        return _phase_shown(rollout), target.pack, rollout.failure or trouble
+    if outcome is not None:
+        return outcome.state, outcome.target.pack, trouble or outcome.failure
+    return "active", entry.serving.pack if entry.serving is not None else "", trouble
 
 
 def _phase_shown(rollout: Rollout) -> SlotPhase:
-    phase = rollout.phase
-    if phase is Phase.WAITING:
-        phase = rollout.resume or Phase.FETCHING
-    return _SHOWN[phase]
+    if rollout.then is not None and not rollout.back:
+        return _COMES_NEXT
+    return _SHOWN[rollout.heading]

@@ -23,6 +23,15 @@ class Phase(str, Enum):
     WAITING = "waiting"
 
 
+class Aim(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a slot shall come to serve, and the deployment that says so."""
+
+    target: Slot
+    deployment: str
+    # The target is the previous pack, which a person asked for.
+    back: bool = False
+
+
 class Rollout(msgspec.Struct, frozen=True, omit_defaults=True):
     """One attempt to bring a slot to a target. Facts name it by `id`: late ones are dropped."""
 
@@ -30,10 +39,26 @@ class Rollout(msgspec.Struct, frozen=True, omit_defaults=True):
     target: Slot
     phase: Phase
     deployment: str = ""
-    # Consecutive failed attempts of the phase to come back to, which `resume` names.
+    # Consecutive failed attempts of the phase, or of the one to come back to: `resume` names it.
     attempts: int = 0
     resume: Phase | None = None
     failure: Failure | None = None
+    # How often the pack was fetched again because it proved missing or altered on disk.
+    refetched: int = 0
+    # It brings back what served before; the deployment asks for something else, or for no change.
+    back: bool = False
+    # What comes after it. Only a rollout that restores has this.
+    then: Aim | None = None
+
+    @property
+    def heading(self) -> Phase:
+        """The phase, or while it waits the one that it comes back to."""
+        return self.resume or self.phase
+
+    @property
+    def aim(self) -> Aim:
+        """Where it leads in the end."""
+        return self.then or Aim(self.target, self.deployment, self.back)
 
 
 class Outcome(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -54,6 +79,17 @@ class SlotState(msgspec.Struct, frozen=True, omit_defaults=True):
     previous: Slot | None = None
     rollout: Rollout | None = None
     outcome: Outcome | None = None
+    # Why what serves keeps dying; nothing once it has recovered.
+    looping: Failure | None = None
+    # Why no worker can be started for what serves: its pack on disk is missing or altered.
+    damaged: Failure | None = None
+
+    @property
+    def wanted(self) -> Slot | None:
+        """What the last accepted deployment says of this slot."""
+        if self.rollout is not None and not self.rollout.aim.back:
+            return self.rollout.aim.target
+        return self.outcome.target if self.outcome is not None else self.serving
 
 
 class Qualification(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -80,12 +116,25 @@ class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
     # By pack id.
     qualified: dict[str, Qualification] = {}
     next_rollout: int = 1
+    # What was saved is damaged, and no deployment has come since: nobody knows what on disk is
+    # still needed, so nothing may be removed.
+    lost: bool = False
 
 
 def packs_needed(state: DeviceState) -> set[str]:
-    """The packs that must stay on disk: what serves, what it can go back to, what is coming."""
-    needed: set[str] = set()
-    for entry in state.slots.values():
-        target = entry.rollout.target if entry.rollout is not None else None
-        needed |= {s.pack for s in (entry.serving, entry.previous, target) if s is not None}
-    return needed
+    """The packs that must stay on disk: what serves, what it can go back to, what is coming.
+
+    Of a state that is `lost` this is not all: the caller must not remove any pack then.
+    """
+    return {
+        slot.pack
+        for entry in state.slots.values()
+        for slot in (entry.serving, entry.previous, *_coming(entry.rollout))
+        if slot is not None
+    }
+
+
+def _coming(rollout: Rollout | None) -> tuple[Slot, ...]:
+    if rollout is None:
+        return ()
+    return (rollout.target, rollout.then.target) if rollout.then else (rollout.target,)

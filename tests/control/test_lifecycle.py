@@ -2,38 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
-import msgspec
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from agent.control import events as e
-from agent.control.lifecycle import ON_ENTRY, TRANSITIONS, resume, step
-from agent.control.state import DeviceState, Phase, Qualification, packs_needed
-from agent.documents.deployment import Deployment, Input, Output, Slot
-from agent.documents.report import Failure
+from agent.control.lifecycle import TRANSITIONS, step
+from agent.control.rollouts import ON_ENTRY
+from agent.control.state import DeviceState, Phase
 from agent.errors import ImpossibleEvent
-
-A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
-QUALIFIED = Qualification("main", "onnx")
-LASTING = Failure(code="self_test_failed", message="it answers 2, expected 4")
-PASSING = Failure(code="fetch_failed", message="no answer", retryable=True)
-
-
-def slot(pack: str, topic: str = "sensors/+") -> Slot:
-    return Slot(pack=pack, input=Input(topic), output=Output("out/{1}"), source="mqtt:")
-
-
-def desired(name: str, **slots: Slot) -> e.DesiredArrived:
-    return e.DesiredArrived(Deployment(schema=1, deployment=name, slots=slots), digest=name)
+from tests.control.stories import (
+    LASTING,
+    PASSING,
+    QUALIFIED,
+    A,
+    B,
+    C,
+    desired,
+    rollout,
+    serving,
+    slot,
+)
 
 
 def rollout_of(state: DeviceState, name: str = "vib") -> int:
-    rollout = state.slots[name].rollout
-    assert rollout is not None
-    return rollout.id
+    return rollout(state, name).id
 
 
 def run_to_the_end(state: DeviceState, name: str = "vib") -> DeviceState:
@@ -47,11 +38,6 @@ def run_to_the_end(state: DeviceState, name: str = "vib") -> DeviceState:
     ):
         state = step(state, make(name, rollout_of(state, name))).state
     return state
-
-
-def serving(state: DeviceState, name: str = "vib") -> str | None:
-    found = state.slots[name].serving
-    return found.pack if found is not None else None
 
 
 def test_a_deployment_runs_through_its_phases_and_ends_active() -> None:
@@ -124,20 +110,6 @@ def test_a_source_that_is_away_is_asked_again_for_ever_with_growing_pauses() -> 
     assert pauses[-1] == 300.0
 
 
-def test_a_pack_that_keeps_proving_altered_is_given_up() -> None:
-    state = step(DeviceState(), desired("one", vib=slot(A))).state
-    altered = Failure(code="store_corrupt", message="altered", retryable=True)
-    for _ in range(2):
-        state = step(state, e.Fetched("vib", rollout_of(state))).state
-        state = step(state, e.StepFailed("vib", rollout_of(state), altered)).state
-        if state.slots["vib"].rollout is None:
-            break
-        state = step(state, e.RetryDue("vib", rollout_of(state))).state
-    outcome = state.slots["vib"].outcome
-    assert outcome is not None
-    assert outcome.state == "failed"
-
-
 def test_a_crash_loop_on_probation_brings_the_last_proven_pack_back() -> None:
     state = run_to_the_end(step(DeviceState(), desired("one", vib=slot(A))).state)
     state = step(state, desired("two", vib=slot(B))).state
@@ -193,76 +165,3 @@ def test_an_event_without_a_row_is_a_bug() -> None:
     state = step(DeviceState(), desired("one", vib=slot(A))).state
     with pytest.raises(ImpossibleEvent, match="Switched arrived in fetching"):
         step(state, e.Switched("vib", rollout_of(state)))
-
-
-EVENTS = st.sampled_from(
-    ["a", "b", "c", "none", "ok", "lasting", "passing", "late", "crash", "rollback", "restart"]
-)
-
-
-@settings(max_examples=150, deadline=None)
-@given(st.lists(EVENTS, max_size=40))
-def test_whatever_happens_only_a_proven_pack_serves_and_the_last_good_one_is_kept(
-    history: list[str],
-) -> None:
-    state = DeviceState()
-    proven: set[str] = set()
-    for number, what in enumerate(history):
-        before = state
-        state = _apply(state, what, number, proven)
-        for entry in state.slots.values():
-            for kept in (entry.serving, entry.previous):
-                if kept is not None:
-                    assert kept.pack in proven
-                    assert kept.pack in packs_needed(state)
-        for name, entry in before.slots.items():
-            if entry.serving is not None and name in state.slots:
-                assert state.slots[name].serving is not None
-        # What is saved can be read back, and resuming asks for one action per running rollout.
-        again = msgspec.json.decode(msgspec.json.encode(state), type=DeviceState)
-        assert again == state
-        running = sum(entry.rollout is not None for entry in state.slots.values())
-        assert len(resume(again)) == running
-
-
-def _apply(state: DeviceState, what: str, number: int, proven: set[str]) -> DeviceState:
-    packs = {"a": A, "b": B, "c": C}
-    if what in packs:
-        return step(state, desired(str(number), vib=slot(packs[what]))).state
-    if what == "none":
-        return step(state, desired(str(number))).state
-    if what == "restart":
-        return msgspec.json.decode(msgspec.json.encode(state), type=DeviceState)
-    if "vib" not in state.slots:
-        return state
-    entry = state.slots["vib"]
-    if what == "rollback":
-        return step(state, e.RollbackRequested("vib")).state
-    if what == "crash" and entry.serving is not None:
-        return step(state, e.CrashLooped("vib", entry.serving.pack, LASTING)).state
-    if entry.rollout is None:
-        return state
-    if what == "late":
-        return step(state, e.Fetched("vib", entry.rollout.id - 1)).state
-    return _outcome_of_step(state, what, proven)
-
-
-def _outcome_of_step(state: DeviceState, what: str, proven: set[str]) -> DeviceState:
-    rollout = state.slots["vib"].rollout
-    assert rollout is not None
-    if rollout.phase is Phase.WAITING:
-        return step(state, e.RetryDue("vib", rollout.id)).state
-    if what in ("lasting", "passing") and rollout.phase is not Phase.PROBATION:
-        failure = LASTING if what == "lasting" else PASSING
-        return step(state, e.StepFailed("vib", rollout.id, failure)).state
-    if rollout.phase is Phase.QUALIFYING:
-        proven.add(rollout.target.pack)
-        return step(state, e.Qualified("vib", rollout.id, QUALIFIED)).state
-    done: dict[Phase, Callable[[str, int], e.Event]] = {
-        Phase.FETCHING: e.Fetched,
-        Phase.VERIFYING: e.Verified,
-        Phase.SWITCHING: e.Switched,
-        Phase.PROBATION: e.ProbationPassed,
-        Phase.RESTORING: e.Restored,
-    }
-    return step(state, done[rollout.phase]("vib", rollout.id)).state
