@@ -156,6 +156,13 @@ class Files:
         """Open an existing file for reading and writing; a symbolic link is refused."""
         return OpenFile(self.perform(Operation("open", path)), path)
 
+    def open_to_lock(self, path: Path) -> OpenFile:
+        """Open a file or folder for nothing but `lock`, which a read-only disk allows."""
+        try:
+            return OpenFile(os.open(path, _READ), path)
+        except OSError as error:
+            raise self._explained(error, "open", path) from error
+
     def write(self, file: OpenFile, data: bytes | bytearray | memoryview, offset: int) -> None:
         """Write all of `data` at `offset`; not durable before `sync`."""
         left = memoryview(data)

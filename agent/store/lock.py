@@ -35,6 +35,9 @@ class StateLock:
 def lock_state_dir(path: Path, files: Files | None = None) -> StateLock:
     """Take a state directory for this process, making it when absent.
 
+    On a disk that is full or read-only, the lock is taken all the same: there is something to
+    serve.
+
     Args:
         path: The directory.
         files: The layer to use; the plain one by default.
@@ -43,7 +46,11 @@ def lock_state_dir(path: Path, files: Files | None = None) -> StateLock:
         StoreError: Another process has it, or it cannot be made.
     """
     files = files or Files()
-    files.make_folder(path, 0o700)
+    try:
+        files.make_folder(path, 0o700)
+    except StoreError:
+        if not files.is_folder(path):
+            raise
     name = path / "lock"
     file = _open(files, name)
     try:
@@ -53,7 +60,8 @@ def lock_state_dir(path: Path, files: Files | None = None) -> StateLock:
                 f"another edgeward (pid {pid or 'unknown'}) uses {path}",
                 hint="stop it, or give this one a state_dir of its own",
             )
-        files.write(file, str(os.getpid()).encode().ljust(_PID_BYTES - 1) + b"\n", 0)
+        with suppress(StoreError):  # only to be told who has it
+            files.write(file, str(os.getpid()).encode().ljust(_PID_BYTES - 1) + b"\n", 0)
     except BaseException:
         files.close(file)
         raise
@@ -62,7 +70,10 @@ def lock_state_dir(path: Path, files: Files | None = None) -> StateLock:
 
 def _open(files: Files, path: Path) -> OpenFile:
     # flock, not lockf: those locks vanish when any descriptor of the file is closed.
-    if files.stat(path) is None:
-        with suppress(StoreError):  # another process made it in between
-            return files.create(path)
-    return files.open(path)
+    try:
+        if files.stat(path) is None:
+            with suppress(StoreError):  # another process made it in between
+                return files.create(path)
+        return files.open(path)
+    except StoreError:
+        return files.open_to_lock(path if files.stat(path) is not None else path.parent)

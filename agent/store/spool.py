@@ -112,6 +112,12 @@ class Spool:
             for journal in self._journals.values():
                 journal.close()
 
+    def abandon(self) -> None:
+        """Give the descriptors back and note nothing: after `open` has failed."""
+        self._ledger.close()
+        for journal in self._journals.values():
+            journal.close()
+
     # In.
 
     def next_number(self, stream: str) -> int:

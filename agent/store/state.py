@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,8 @@ class StateFile:
     def __init__(self, files: Files, path: Path, ballast: Ballast | None = None) -> None:
         self._files = files
         self._paths = (path.with_name(f"{path.name}.0"), path.with_name(f"{path.name}.1"))
+        # Where generations go that nobody could read: one place each, so that they stay few.
+        self._bad = (path.with_name(f"{path.name}.bad.0"), path.with_name(f"{path.name}.bad.1"))
         self._ballast = ballast
         self._generation: int | None = None
 
@@ -63,6 +66,22 @@ class StateFile:
         newest = max(found, key=lambda sealed: sealed.generation, default=Sealed(0, b""))
         self._generation = newest.generation
         return Loaded(newest.document if found else None, tuple(corrupt))
+
+    @property
+    def kept(self) -> tuple[Path, ...]:
+        """What `keep` has put aside and is still there."""
+        return tuple(path for path in self._bad if self._files.size(path) is not None)
+
+    def keep(self) -> None:
+        """Put both generations aside as `<name>.bad.0` and `.1`, in place of earlier ones.
+
+        Where the disk refuses, they stay until a save needs their place.
+        """
+        with suppress(StoreError):
+            for path, bad in zip(self._paths, self._bad, strict=True):
+                if self._files.size(path) is not None:
+                    self._files.rename(path, bad)
+            self._files.sync_dir(self._paths[0].parent)
 
     def save(self, document: bytes) -> None:
         """Store the document, durable on return.

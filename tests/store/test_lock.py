@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import StoreError
+from agent.store.files import Files, OpenFile, Operation
 from agent.store.lock import lock_state_dir
 
 HOLDER = """
@@ -59,3 +61,30 @@ def test_a_child_started_by_the_agent_does_not_inherit_the_lock(tmp_path: Path) 
         lock.close()
         lock_state_dir(tmp_path).close()
         child.communicate()
+
+
+class ReadOnly(Files):
+    """A disk that nothing can be written to."""
+
+    def before(self, op: object, path: Path) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    def open(self, path: Path) -> OpenFile:
+        self.perform(Operation("touch", path))  # to open it for writing is refused too
+        raise AssertionError
+
+
+@pytest.mark.parametrize("used_before", [True, False])
+def test_a_read_only_disk_can_be_locked_once(tmp_path: Path, used_before: bool) -> None:
+    if used_before:
+        lock_state_dir(tmp_path).close()
+    lock = lock_state_dir(tmp_path, ReadOnly())
+    with pytest.raises(StoreError, match="another edgeward"):
+        lock_state_dir(tmp_path, ReadOnly())
+    lock.close()
+    lock_state_dir(tmp_path, ReadOnly()).close()
+
+
+def test_a_directory_that_is_not_there_on_a_read_only_disk_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match="read-only"):
+        lock_state_dir(tmp_path / "absent", ReadOnly())
