@@ -20,7 +20,7 @@ examples:
 
 exit codes:
   0  ended by SIGTERM or SIGINT; with --check: nothing is wrong
-  1  the state directory cannot be used
+  1  the state directory cannot be used, or a part of the agent has failed
   2  the configuration is not right
 """
 

@@ -6,10 +6,8 @@ import asyncio
 import ctypes
 import hashlib
 import logging
-import logging.handlers
 import os
 import signal
-import sys
 import time
 from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
@@ -26,8 +24,10 @@ from agent.control.checks import check_topics
 from agent.control.state import DeviceState, packs_needed
 from agent.daemon.acts import Acts
 from agent.daemon.bus import MqttBus
+from agent.daemon.disk import Disk
 from agent.daemon.fetch import Fetcher
 from agent.daemon.local_api import LocalApi
+from agent.daemon.logs import start_logging
 from agent.daemon.outbox import Outbox
 from agent.daemon.reconciler import Observers, Reconciler, failure_of
 from agent.daemon.reporter import Reporter
@@ -38,18 +38,13 @@ from agent.daemon.systemd import Notifier
 from agent.device import vitals
 from agent.documents import codec
 from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment
-from agent.documents.report import Failure
 from agent.documents.settings import Connection, Settings, prefix_of, shared_prefix_of
-from agent.errors import AgentError, DocumentError, LinkError, UsageError
+from agent.errors import AgentError, DocumentError, LinkError, StoreCorrupt, UsageError
 from agent.links.dialing import TlsFiles
 from agent.links.local import socket_path
 from agent.links.mqtt import LinkOptions, LinkState, MqttLink
-from agent.store.ballast import Ballast
 from agent.store.files import Files
 from agent.store.lock import lock_state_dir
-from agent.store.packs import PackStore
-from agent.store.spool import Spool
-from agent.store.state import StateFile
 from agent.wire import topics
 from agent.wire.mqtt.options import ConnectOptions, Will
 from agent.wire.mqtt.packets import Message
@@ -59,8 +54,12 @@ log = logging.getLogger(__name__)
 
 # Messages that a broker may send before the first is acknowledged.
 RECEIVE_MAXIMUM = 128
+STALL_LOOK_EVERY_S = 1.0
 SESSION_EXPIRY_S = 7 * 86_400
-LOG_BYTES = 1024 * 1024
+# Together less than systemd's TimeoutStopSec.
+DRAIN_S = 8.0
+ENDING_S = 3.0
+MAX_COMMANDS = 16
 PR_SET_DUMPABLE = 4
 VERSIONS: dict[str, Any] = {"auto": "auto", "5": 5, "3.1.1": 4}
 
@@ -70,25 +69,16 @@ class Daemon:
 
     def __init__(self, settings: Settings, files: Files) -> None:
         self.settings = settings
-        root = Path(settings.state_dir)
-        self._files = files
         self._notifier = Notifier(os.environ)
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
-        ballast = Ballast(files, root / "ballast")
-        self._state_file = StateFile(files, root / "state", ballast)
-        self.store = PackStore(files, root, settings.limits.store_mb << 20)
+        self._core: set[asyncio.Task[Any]] = set()
+        self._commands = 0
+        self._failed = False
         self._boot = os.urandom(4).hex()
-        self.spool = Spool(
-            files,
-            root / "spool",
-            settings.limits.spool_mb << 20,
-            boot=self._boot,
-            machine_boot=_machine_boot(),
-        )
-        self.spool.open()
-        self.store.sweep()
-        ballast.fill()
+        self.disk = Disk(files, settings, self._boot)
+        self.store = self.disk.packs
+        self.disk.tidy()
         self._prefix = prefix_of(settings)
         self.dialect: Dialect = PlainMqtt(self._prefix)
         self.supervisor = Supervisor()
@@ -152,7 +142,7 @@ class Daemon:
             publish=lambda topic, payload: self.link.publish(topic, payload, qos=1),
             subscribe=self.link.subscribe,
             unsubscribe=self.link.unsubscribe,
-            roots=lambda: packs_needed(self.reconciler.state),
+            roots=self._packs_needed,
         )
         self.acts = Acts(
             self.settings,
@@ -167,22 +157,26 @@ class Daemon:
             unservable=lambda slot, failure: self.reconciler.feed(e.Unservable(slot, failure)),
         )
         self.reconciler = Reconciler(
-            self._load_state(),
-            self._state_file.save,
+            self.disk.load_state(),
+            self.disk.state_file.save,
             self.acts,
             Observers(
-                changed=lambda before, after, event: self.reporter.moved(before, after, event),
-                trouble=self._in_trouble,
+                changed=self._moved,
+                trouble=lambda failure: self.reporter.in_trouble("state", failure),
             ),
         )
         self.outbox = Outbox(
-            self.spool,
+            self.disk.open_spool,
             self.link,
             self.dialect,
             device=self.settings.device_id,
             boot=self._boot,
             now=lambda: (time.time(), time.monotonic()),
             clock_synced=vitals.clock_is_synced,
+            trouble=lambda error: self.reporter.in_trouble(
+                "spool", failure_of(error) if error is not None else None
+            ),
+            kept_again=lambda count: self.reporter.event("documents_not_kept", count=count),
         )
         self.reporter = Reporter(
             self.settings,
@@ -193,22 +187,25 @@ class Daemon:
             servers=self.acts.servers,
             progress=self.acts.progress,
             wall=time.time,
-            spool_bytes=lambda: self.spool.used_bytes,
+            spool_bytes=lambda: self.outbox.used_bytes,
             unrouted=lambda: self.router.unrouted,
         )
 
-    def _load_state(self) -> DeviceState:
-        loaded = self._state_file.load()
-        if loaded.corrupt:
-            log.error("state: %d of two generations were damaged", len(loaded.corrupt))
-        if loaded.document is None:
-            return DeviceState()
-        try:
-            return msgspec.json.decode(loaded.document, type=DeviceState)
-        except msgspec.DecodeError as error:
-            # An older or newer agent wrote it: what it says cannot be trusted to serve.
-            log.error("state: not readable by this version (%s); waiting for a deployment", error)
-            return DeviceState()
+    def _packs_needed(self) -> set[str] | None:
+        """The packs that must stay when room is made; None: nobody knows, so all of them."""
+        state = self.reconciler.state
+        return None if state.lost else packs_needed(state)
+
+    def _moved(self, before: DeviceState, after: DeviceState, event: e.Event) -> None:
+        self.reporter.moved(before, after, event)
+        self._tell_lost_state(after)
+
+    def _tell_lost_state(self, state: DeviceState) -> None:
+        lost = StoreCorrupt(
+            "the saved state is damaged, or of another version",
+            hint="deploy again; until then packs on disk are kept, and nothing is served",
+        )
+        self.reporter.in_trouble("lost state", failure_of(lost) if state.lost else None)
 
     # -- messages -------------------------------------------------------------------------------
 
@@ -240,7 +237,7 @@ class Daemon:
         elif isinstance(meaning, Block):
             self.fetcher.on_message(meaning.topic, meaning.payload)
         elif isinstance(meaning, Command):
-            self._spawn(self._command(meaning))
+            self._obey(meaning)
         return True
 
     def _desired(self, payload: bytes) -> None:
@@ -272,16 +269,25 @@ class Daemon:
             self.link.publish(online.topic, online.payload, qos=online.qos, retain=online.retain)
             self.reporter.publish(again=True)
 
-    def _in_trouble(self, failure: Failure | None) -> None:
-        self.reporter.trouble = failure
-        self.reporter.changed()
-
     # -- commands -------------------------------------------------------------------------------
+
+    def _obey(self, command: Command) -> None:
+        if self._commands >= MAX_COMMANDS:
+            log.warning("command %s dropped: %d others are at work", command.name, self._commands)
+            return
+        self._commands += 1
+        self._spawn(self._answer(command))
+
+    async def _answer(self, command: Command) -> None:
+        try:
+            await self._command(command)
+        finally:
+            self._commands -= 1
 
     async def _command(self, command: Command) -> None:
         """Answer a command from afar, where an answer is wanted."""
         request: dict[str, Any] = {}
-        with suppress(msgspec.DecodeError):
+        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             request = msgspec.json.decode(command.payload or b"{}", type=dict[str, Any])
         answer = dict(
             await self.local.answer(msgspec.json.encode({**request, "command": command.name}))
@@ -312,64 +318,101 @@ class Daemon:
 
     # -- life -----------------------------------------------------------------------------------
 
-    def _spawn(self, work: Coroutine[Any, Any, Any]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, Any], core: str = "") -> None:
+        """Run something beside the rest.
+
+        Args:
+            work: What to run.
+            core: The name of what the agent cannot be without: its end is the agent's.
+        """
         task = asyncio.ensure_future(work)
         self._tasks.append(task)
+        if core:
+            task.set_name(core)
+            self._core.add(task)
         task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.remove(task)
-        if not task.cancelled() and task.exception() is not None:
-            log.error("a task of the agent ended", exc_info=task.exception())
+        error = None if task.cancelled() else task.exception()
+        if error is not None:
+            log.error("a task of the agent ended", exc_info=error)
+        if task in self._core and not self._stop.is_set():
+            # Without it the agent would live, feed the watchdog, and do nothing.
+            log.critical("%s has ended, and the agent ends with it", task.get_name())
+            self._failed = True
+            self._stop.set()
 
-    async def run(self) -> None:
-        """Serve until SIGTERM or SIGINT."""
+    async def run(self) -> bool:
+        """Serve until SIGTERM or SIGINT.
+
+        Returns:
+            Whether that is why it ended.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        state = self.reconciler.state
+        self.outbox.open()
+        self._tell_lost_state(state)
         # Runtimes import while the connection is being made.
-        for known in self.reconciler.state.qualified.values():
-            self.supervisor.prepare(known.runtime)
+        for pack in packs_needed(state) & state.qualified.keys():
+            self.supervisor.prepare(state.qualified[pack].runtime)
         self.acts.serve_what_served()
         self.local = LocalApi(
             socket_path(self.settings), {"status": self._status, "rollback": self._rollback}
         )
         await self.local.start()
-        self._spawn(self.link.run())
-        self._spawn(self.bus.run())
-        self._spawn(self.reconciler.run())
-        self._spawn(self.reporter.run())
-        self._spawn(self._keep_alive())
+        self._spawn(self.link.run(), core="the link")
+        self._spawn(self.bus.run(), core="the bus")
+        self._spawn(self.reconciler.run(), core="the reconciler")
+        self._spawn(self.reporter.run(), core="the reporter")
+        self._spawn(self._look_for_stalls(), core="the watch over the bus")
+        if self._notifier.watchdog_every_s is not None:
+            self._spawn(self._keep_alive(self._notifier.watchdog_every_s), core="the watchdog")
         self._notifier.ready()
         log.info("edgeward %s device=%s ready", __version__, self.settings.device_id)
         await self._stop.wait()
         await self._close()
+        return not self._failed
 
-    async def _keep_alive(self) -> None:
-        every = self._notifier.watchdog_every_s
-        while every is not None:
+    async def _look_for_stalls(self) -> None:
+        while True:
+            await asyncio.sleep(STALL_LOOK_EVERY_S)
+            self.router.look_for_stall(asyncio.get_running_loop().time())
+
+    async def _keep_alive(self, every_s: float) -> None:
+        while True:
             self._notifier.alive()
-            await asyncio.sleep(every)
+            await asyncio.sleep(every_s)
 
     async def _close(self) -> None:
+        """End in order, in less than systemd's TimeoutStopSec: take nothing new, finish what the
+        workers have, say that we leave, leave."""
         self._notifier.stopping()
         log.info("stopping")
-        await self.reconciler.close()
-        await self.fetcher.close()
-        for server in list(self.acts.servers.values()):
-            await _within(server.stop(for_good=False), 5.0)
+        await _within(_together(self.reconciler.close(), self.fetcher.close()), ENDING_S)
+        servers = list(self.acts.servers.values())
+        await _within(_together(*(server.stop(for_good=False) for server in servers)), DRAIN_S)
+        self.reporter.close()
+        self.outbox.hold()
         self.predictions.stopping = True
         offline = self.dialect.offline()
         with suppress(AgentError):
             self.link.publish(offline.topic, offline.payload, qos=0, retain=True)
-        await _within(self.link.stop(), 5.0)
-        await _within(self.bus.stop(), 5.0)
+        await _within(_together(self.link.stop(), self.bus.stop()), ENDING_S)
         await self.local.stop()
         await self.supervisor.close()
         self.outbox.close()
         for task in list(self._tasks):
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
+
+
+async def _together(*works: Awaitable[Any]) -> None:
+    for ended in await asyncio.gather(*works, return_exceptions=True):
+        if isinstance(ended, Exception):
+            log.error("not ended in order", exc_info=ended)
 
 
 async def _within(work: Awaitable[Any], seconds: float) -> None:
@@ -385,7 +428,7 @@ def main(settings: Settings, *, files: Files | None = None) -> int:
     """Run the daemon until it is told to stop.
 
     Returns:
-        0 after an orderly stop.
+        0 after an orderly stop, 1 where a part that it cannot be without has failed.
 
     Raises:
         StoreError: The state directory cannot be used, or another agent uses it.
@@ -394,45 +437,16 @@ def main(settings: Settings, *, files: Files | None = None) -> int:
     # Workers and fetchers start elsewhere: every path they are given must be whole.
     root = Path(settings.state_dir).absolute()
     settings = msgspec.structs.replace(settings, state_dir=str(root))
-    files = files or Files()
-    files.make_folder(root, 0o700)
-    _start_logging(settings, root)
     with lock_state_dir(root):
-        asyncio.run(_run(settings, files))
-    return 0
+        start_logging(settings.log_level, root / "log")
+        return 0 if asyncio.run(_run(settings, files or Files())) else 1
 
 
-async def _run(settings: Settings, files: Files) -> None:
-    await Daemon(settings, files).run()
-
-
-def _machine_boot() -> str:
-    with suppress(OSError):
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-    return ""
+async def _run(settings: Settings, files: Files) -> bool:
+    return await Daemon(settings, files).run()
 
 
 def _keep_memory_private() -> None:
     # Without this a worker of the same user could read keys from /proc/<daemon>/mem.
     with suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_DUMPABLE, 0, 0, 0, 0)
-
-
-def _start_logging(settings: Settings, root: Path) -> None:
-    folder = root / "log"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
-    with suppress(OSError):
-        handlers.append(
-            logging.handlers.RotatingFileHandler(
-                folder / "agent.log", maxBytes=LOG_BYTES, backupCount=3, delay=True
-            )
-        )
-    logging.basicConfig(
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)s %(name)s %(message)s",
-        handlers=handlers,
-        force=True,
-    )
-    # A log that cannot be written (a full disk) is no reason to stop.
-    logging.raiseExceptions = False

@@ -63,7 +63,7 @@ class Fetcher:
         publish: Publish,
         subscribe: Subscribe,
         unsubscribe: Unsubscribe,
-        roots: Callable[[], Collection[str]],
+        roots: Callable[[], Collection[str] | None],
         now: Callable[[], float] = time.monotonic,
         silence_s: float = SILENCE_S,
     ) -> None:
@@ -72,7 +72,8 @@ class Fetcher:
             publish: Sends (topic, payload) over the link; may drop it while the link is away.
             subscribe: Asks the link for (filter, QoS) pairs, and again after each reconnect.
             unsubscribe: Takes filters back.
-            roots: Ids of the packs that must stay when room is made for another.
+            roots: Ids of the packs that must stay when room is made for another; None where
+                nobody knows, so that all must stay.
             now: Monotonic seconds.
             silence_s: How long a source may say nothing before it counts as gone.
         """
@@ -248,8 +249,11 @@ class Fetcher:
         try:
             await in_thread(self._store.reserve, needed_bytes)
         except NoSpace:
+            roots = self._roots()
+            if roots is None:
+                raise
             gone = await in_thread(
-                self._store.collect, self._roots(), keep=self.digests, needed_bytes=needed_bytes
+                self._store.collect, roots, keep=self.digests, needed_bytes=needed_bytes
             )
             log.info("made room: %d packs, %d bytes", len(gone.packs), gone.freed_bytes)
             await in_thread(self._store.reserve, needed_bytes)

@@ -40,24 +40,34 @@ class LocalApi:
         self._open = 0
 
     async def start(self) -> None:
-        """Listen; a socket left behind by a dead agent is replaced (the state lock is ours)."""
+        """Listen; a socket left behind by a dead agent is replaced (the state lock is ours).
+
+        Where none can be made, as on a read-only disk, the agent goes on without: it must serve.
+        """
+        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        try:
+            self._bind(sock)
+            self._server = await asyncio.start_unix_server(
+                self._serve, sock=sock, limit=MAX_REQUEST_BYTES
+            )
+        except OSError as error:
+            sock.close()
+            log.error("nobody can ask at %s: %s", self._path, error.strerror or error)
+
+    def _bind(self, sock: socket.socket) -> None:
         with suppress(FileNotFoundError):
             self._path.unlink()
-        sock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         before = os.umask(0o177)
         try:
             with address_of(self._path) as address:
                 sock.bind(address)
         finally:
             os.umask(before)
-        self._server = await asyncio.start_unix_server(
-            self._serve, sock=sock, limit=MAX_REQUEST_BYTES
-        )
 
     async def stop(self) -> None:
         if self._server is not None:
             self._server.close()
-            with suppress(FileNotFoundError):
+            with suppress(OSError):
                 self._path.unlink()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -87,7 +97,7 @@ class LocalApi:
                     f"no command {name!r}", hint=f"known: {', '.join(sorted(self._commands))}"
                 )
             return await handler(request)
-        except msgspec.DecodeError as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             return {"error": {"code": "usage", "message": f"not a JSON object: {error}"}}
         except AgentError as error:
             return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}

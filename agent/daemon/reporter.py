@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -33,10 +34,18 @@ from agent.documents.telemetry import (
 )
 from agent.errors import AgentError, LinkError
 from agent.links.mqtt import MqttLink
+from agent.wire.mqtt.errors import QueueFull
 
 # Progress changes many times a second; a console needs it once.
 REPORT_EVERY_S = 0.5
+REPORT_AGAIN_S = 5.0
 MAX_DEAD_LETTER_BYTES = 64 * 1024
+# Dead letters that are kept whole: so many at once, and so many a second; the rest is counted.
+DEAD_LETTERS_AT_ONCE = 100
+DEAD_LETTERS_PER_S = 10.0
+TELL_COUNT_AFTER_S = 60.0
+# Which trouble the report names where there are several.
+TROUBLES = ("state", "lost state", "spool", "report")
 MAX_CLASSES = 32
 QUANTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 
@@ -56,9 +65,15 @@ class Reporter:
     spool_bytes: Callable[[], int]
     unrouted: Callable[[], int]
     connects: int = 0
-    trouble: Failure | None = None
+    _troubles: dict[str, Failure] = field(default_factory=dict)
+    _closed: bool = False
     _due: asyncio.TimerHandle | None = None
+    # The report that the broker has.
     _last: bytes = b""
+    _letters: float = DEAD_LETTERS_AT_ONCE
+    _letters_at: float = 0.0
+    _not_kept: Counter[str] = field(default_factory=Counter)
+    _count_due: asyncio.TimerHandle | None = None
     _windows: asyncio.Event = field(default_factory=asyncio.Event)
 
     # -- the report -----------------------------------------------------------------------------
@@ -69,31 +84,66 @@ class Reporter:
             agent=__version__,
             device=self.settings.device_id,
             facts={name: self._facts(name) for name in self.state().slots},
-            trouble=self.trouble,
+            trouble=next((self._troubles[t] for t in TROUBLES if t in self._troubles), None),
         )
 
-    def changed(self) -> None:
+    def in_trouble(self, what: str, failure: Failure | None) -> None:
+        """Something keeps the agent as a whole from acting; None: no longer.
+
+        Args:
+            what: One of `TROUBLES`.
+            failure: Why.
+        """
+        if failure == self._troubles.get(what):
+            return
+        if failure is not None:
+            self._troubles[what] = failure
+        else:
+            del self._troubles[what]
+        self.changed()
+
+    def changed(self, *, within_s: float = REPORT_EVERY_S) -> None:
         """Something in the report changed: publish it soon, once for many changes."""
-        if self._due is None:
-            loop = asyncio.get_running_loop()
-            self._due = loop.call_later(REPORT_EVERY_S, self.publish)
+        if self._due is None and not self._closed:
+            self._due = asyncio.get_running_loop().call_later(within_s, self.publish)
 
     def publish(self, *, again: bool = False) -> None:
-        """Publish the report, unless the broker has just this one."""
+        """Publish the report, unless the broker has just this one; without a link, once it is
+        there."""
         if self._due is not None:
             self._due.cancel()
             self._due = None
         document = codec.encode(self.report())
-        if document == self._last and not again:
+        if self.link.state.phase != "connected" or (document == self._last and not again):
             return
         publication = self.dialect.reported(document)
         try:
             self.link.publish(
-                publication.topic, publication.payload, qos=publication.qos, retain=True
+                publication.topic,
+                publication.payload,
+                qos=publication.qos,
+                retain=True,
+                on_done=lambda ok, reason: self._sent(document, ok, reason),
             )
-            self._last = document
+        except QueueFull:
+            self.changed(within_s=REPORT_AGAIN_S)
         except LinkError as error:
-            self.trouble = Failure(code=error.code, message=f"report not sent: {error}")
+            self._sent(document, False, str(error))
+
+    def _sent(self, document: bytes, ok: bool, reason: str) -> None:
+        if ok:
+            self._last = document
+            self.in_trouble("report", None)
+        else:
+            failure = LinkError(f"report not sent: {reason}")
+            self.in_trouble("report", failure_of(failure))
+
+    def close(self) -> None:
+        """Tell what was only counted so far, and publish nothing more."""
+        self._tell_count()
+        self._closed = True
+        if self._due is not None:
+            self._due.cancel()
 
     def _facts(self, name: str) -> Facts:
         server = self.servers.get(name)
@@ -217,12 +267,19 @@ class Reporter:
         self.changed()
 
     def worker_died(self, slot: str, why: AgentError, pid: int) -> None:
-        message = f"{why.message} (pid {pid})"
-        self.event("worker_died", slot=slot, code=why.code, message=message, hint=why.hint)
+        told = failure_of(why)
+        message = f"{told.message} (pid {pid})"
+        self.event("worker_died", slot=slot, code=told.code, message=message, hint=told.hint)
         self.changed()
 
     def dead_letter(self, letter: DeadLetter) -> None:
-        """Set a message aside where a person can look at it, with the reason."""
+        """Set a message aside where a person can look at it, with the reason.
+
+        A sensor that sends nothing else must not fill the disk: above a rate they are counted.
+        """
+        if not self._may_keep():
+            self._count(letter.slot)
+            return
         document = DeadLetterDocument(
             schema=1,
             slot=letter.slot,
@@ -234,7 +291,31 @@ class Reporter:
             payload=letter.payload[:MAX_DEAD_LETTER_BYTES],
             detail=_detail(letter.detail),
         )
-        self.outbox.put(f"{DEAD_LETTER}/{letter.slot}", lambda stamp: codec.encode(document))
+        self.outbox.put(DEAD_LETTER, lambda stamp: codec.encode(document))
+
+    def _may_keep(self) -> bool:
+        now = asyncio.get_running_loop().time()
+        earned = (now - self._letters_at) * DEAD_LETTERS_PER_S
+        self._letters = min(DEAD_LETTERS_AT_ONCE, self._letters + earned)
+        self._letters_at = now
+        if self._letters < 1:
+            return False
+        self._letters -= 1
+        return True
+
+    def _count(self, slot: str) -> None:
+        self._not_kept[slot] += 1
+        if self._count_due is None:
+            loop = asyncio.get_running_loop()
+            self._count_due = loop.call_later(TELL_COUNT_AFTER_S, self._tell_count)
+
+    def _tell_count(self) -> None:
+        if self._count_due is not None:
+            self._count_due.cancel()
+            self._count_due = None
+        counted, self._not_kept = self._not_kept, Counter()
+        for slot, count in counted.items():
+            self.event("dead_letters", slot=slot, count=count)
 
 
 def isolation_level(layers: Mapping[str, str]) -> str:
@@ -319,6 +400,10 @@ def _classes(server: SlotServer) -> dict[str, int]:
     labels = server.plan.manifest.labels if server.plan is not None else ()
     counted = server.lane.meters.classes
     top = counted.most_common(MAX_CLASSES)
-    named = {(labels[i] if i < len(labels) else str(i)): n for i, n in top}
-    other = sum(counted.values()) - sum(n for _, n in top)
-    return {**named, "other": other} if other else named
+    named: Counter[str] = Counter()
+    for index, count in top:  # two classes may have the same label
+        named[labels[index] if index < len(labels) else str(index)] += count
+    other = sum(counted.values()) - sum(count for _, count in top)
+    if other:
+        named["other"] += other
+    return dict(named)

@@ -7,6 +7,10 @@ import socket
 from collections.abc import Mapping
 from contextlib import suppress
 
+from agent.documents.text import printable
+
+MAX_STATUS_CHARACTERS = 500
+
 
 class Notifier:
     """Sends state lines to the socket that `NOTIFY_SOCKET` names."""
@@ -15,7 +19,8 @@ class Notifier:
         address = environment.get("NOTIFY_SOCKET", "")
         # An address that begins with @ is in the abstract namespace.
         self._address = "\0" + address[1:] if address.startswith("@") else address
-        self._watchdog_us = int(environment.get("WATCHDOG_USEC", "0") or 0)
+        watchdog_us = environment.get("WATCHDOG_USEC", "")
+        self._watchdog_us = int(watchdog_us) if watchdog_us.isdecimal() else 0
         pid = environment.get("WATCHDOG_PID", "")
         if pid and pid != str(os.getpid()):
             self._watchdog_us = 0
@@ -29,7 +34,8 @@ class Notifier:
         self._send(b"READY=1")
 
     def status(self, text: str) -> None:
-        self._send(b"STATUS=" + text.encode())
+        # A line end in it would begin an instruction to systemd.
+        self._send(b"STATUS=" + printable(text, MAX_STATUS_CHARACTERS).encode())
 
     def alive(self) -> None:
         self._send(b"WATCHDOG=1")

@@ -17,7 +17,7 @@ class GapDocument(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True)
         schema: The version of this format.
         kind: Tells it from an event, which comes on the same topic.
         id: Of this gap.
-        stream: Whose documents: `telemetry`, `events` or `dead-letter/SLOT`.
+        stream: Whose documents: `telemetry`, `events` or `dead-letter`.
         boot: The start of the agent that noticed it.
         from_seq: The first `seq` that is lost.
         to_seq: The last one.

@@ -65,6 +65,8 @@ EVENTS: Mapping[str, str] = {
     "rollout_failed": "a rollout failed, or a pack with none before it keeps dying",
     "rollout_rolled_back": "the pack before serves again",
     "worker_died": "a worker ended by itself or was ended; another one is started",
+    "dead_letters": "messages were set aside faster than they are kept; `count` of them only count",
+    "documents_not_kept": "the disk took nothing for a while, and `count` documents are lost",
 }
 
 
@@ -73,7 +75,7 @@ class Stamp(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         device: The device's id.
-        stream: `telemetry`, or `events`.
+        stream: `telemetry` or `events`.
         boot: Random for each start of the agent.
         seq: The number of the document in its stream, over all starts: 1, 2, 3 …; a number that
             does not come is counted in a gap record.
