@@ -358,7 +358,7 @@ class Daemon:
         # Runtimes import while the connection is being made.
         for pack in packs_needed(state) & state.qualified.keys():
             self.supervisor.prepare(state.qualified[pack].runtime)
-        self.acts.serve_what_served()
+        self._spawn(self.acts.serve_what_served())
         self.local = LocalApi(
             socket_path(self.settings), {"status": self._status, "rollback": self._rollback}
         )

@@ -13,7 +13,7 @@ MAX_TOPICS_CACHED = 4096
 MAX_CACHED_TOPIC_CHARS = 256
 # How long a bus may be silent while windows hold messages, before the broker is suspected to wait
 # for an acknowledgement; the suspicion comes ever later where it proved wrong.
-SUSPECT_FIRST_S, SUSPECT_LAST_S = 2.0, 300.0
+SUSPECT_FIRST_S, SUSPECT_LAST_S = 10.0, 600.0
 # A broker that waited sends its next message at once.
 PROMPT_S = 0.5
 # With MQTT 3.1.1 a broker does not say how many messages it sends unacknowledged; mosquitto's
@@ -90,7 +90,9 @@ class Router:
         silent = now - self._arrived_at >= self._suspect_after_s
         if silent and self.budget.used and self._given_room is None:
             used = self.budget.used
-            if any(lane.acknowledge_oldest_held() for lane in self._lanes.values()):
+            # From the slot that holds most: it has least to lose by one.
+            lanes = sorted(self._lanes.values(), key=lambda lane: -len(lane.held))
+            if any(lane.acknowledge_oldest_held() for lane in lanes):
                 self._given_room = (now, used)
                 self._arrived_at = now
 

@@ -142,12 +142,11 @@ def test_a_slow_sensor_is_not_taken_for_a_stalled_broker_again_and_again() -> No
     for number in range(100):
         world.router.deliver([Message(b"%d" % number, topic="in/x")])
         world.absorb(lane)
-        for _ in range(10):
+        for _ in range(15):
             world.now += 1.0
             world.router.look_for_stall(world.now)
     assert world.router.budget.limit == 64
-    assert lane.meters.acknowledged_early >= 100 - 64
-    assert lane.meters.acknowledged_early < 50
+    assert 100 - 64 <= lane.meters.acknowledged_early < 50
 
 
 def test_a_congested_bus_that_has_room_again_gets_what_waits() -> None:
