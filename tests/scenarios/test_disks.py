@@ -1,4 +1,4 @@
-"""A device whose disk is read-only when it starts, and a part of the agent that dies."""
+"""A device whose disk is read-only when it starts."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.scenarios.conftest import Packs
-from tests.scenarios.device import Client, Device, until, v2_request
+from tests.scenarios.device import Client, until, v2_request
 from tests.scenarios.running import ROW, Running, running, slot
 
 
@@ -96,28 +96,3 @@ def test_a_second_agent_is_refused_on_a_read_only_disk_too(
     )
     assert second.returncode == 1
     assert "another edgeward" in second.stderr
-
-
-BROKEN = """
-import sys
-from agent.daemon import reporter
-from agent.cli.main import run as main
-
-async def run(self):
-    raise RuntimeError("a bug")
-
-reporter.Reporter.run = run
-sys.exit(main(["run", *sys.argv[1:]]))
-"""
-
-
-def test_the_end_of_a_part_that_the_agent_needs_is_the_end_of_the_agent(
-    tmp_path: Path, packs: Packs
-) -> None:
-    with running(tmp_path, packs, start=False) as here:
-        broken = Device(here.device.folder, here.broker.url, program=("-c", BROKEN))
-        broken.spawn()
-        assert broken.process is not None
-        assert broken.process.wait(timeout=20) == 1
-        assert "RuntimeError: a bug" in broken.log
-        assert "the reporter has ended, and the agent ends with it" in broken.log
