@@ -17,7 +17,7 @@ from agent.daemon.meters import SlotMeters
 from agent.daemon.reconciler import failure_of
 from agent.daemon.router import Router
 from agent.daemon.serving import Hooks, Plan, SlotServer
-from agent.daemon.supervisor import Supervisor
+from agent.daemon.supervisor import NoWorkerNow, Supervisor
 from agent.documents import codec
 from agent.documents.deployment import Slot
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest
@@ -89,6 +89,11 @@ class Acts:
                 f"pack {pack} has no signature that this agent knows",
                 hint='set [trust] unsigned = "allow" to serve packs checked by digest only',
             )
+        await self._check_stored(pack)
+        self._manifest(pack)
+        return e.Verified(action.slot, action.rollout)
+
+    async def _check_stored(self, pack: str) -> None:
         bad = await asyncio.to_thread(self.store.repair, pack)
         if bad:
             names = ", ".join(file.name for file in bad)
@@ -96,8 +101,6 @@ class Acts:
                 f"pack {pack}: {names} on disk is not what the manifest says",
                 hint="it is fetched again; if this repeats, check the storage medium",
             )
-        self._manifest(pack)
-        return e.Verified(action.slot, action.rollout)
 
     async def qualify(self, action: e.Qualify) -> e.Qualified:
         """Prove the pack in a throw-away process: the first variant that passes is chosen."""
@@ -112,6 +115,8 @@ class Acts:
             try:
                 chosen = await self._probe(action, manifest, candidate)
                 return e.Qualified(action.slot, action.rollout, chosen)
+            except NoWorkerNow:
+                raise  # it says nothing about the variant, which may be the best one
             except AgentError as error:
                 failures.append(error)
                 reasons.append(f"{candidate.variant.name} on {candidate.runtime}: {error}")
@@ -199,12 +204,14 @@ class Acts:
 
     # -- serving --------------------------------------------------------------------------------
 
-    def serve_what_served(self) -> None:
+    async def serve_what_served(self) -> None:
         """At boot: every slot that had a proven pack serves it, whatever its rollout does.
 
-        A slot whose pack cannot be read listens all the same, so that no message is taken for
+        Each pack is verified once more before it is loaded: the disk may have lost or altered it
+        since. A slot whose pack is damaged listens all the same, so that no message is taken for
         unwanted while the pack is repaired.
         """
+        packs: dict[str, list[SlotServer]] = {}
         for name, entry in self.state().slots.items():
             if entry.serving is None:
                 continue
@@ -212,8 +219,23 @@ class Acts:
             server.on_probation = not entry.proven
             self.servers[name] = server
             self.router.add(server.lane)
+            packs.setdefault(entry.serving.pack, []).append(server)
+        await asyncio.gather(*(self._serve_whole(pack, slots) for pack, slots in packs.items()))
+
+    async def _serve_whole(self, pack: str, slots: list[SlotServer]) -> None:
+        damage: AgentError | None = None
+        try:
+            await self._check_stored(pack)
+        except AgentError as error:
+            damage = error
+        for server in slots:
+            name = server.lane.name
+            if self.servers.get(name) is not server or server.plan is not None:
+                continue  # meanwhile a rollout went on and took over, or the slot was stopped
             try:
-                server.serve(self._plan(name, entry.serving))
+                if damage is not None:
+                    raise damage
+                server.serve(self._plan(name, server.lane.spec))
             except AgentError as error:
                 log.error("slot=%s cannot serve: %s", name, error)
                 self.unservable(name, failure_of(error))
