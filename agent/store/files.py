@@ -273,7 +273,12 @@ class Files:
             return
         if not found:
             self.make_folder(path.parent, mode)
-            self.mkdir(path, mode)
+            try:
+                self.mkdir(path, mode)
+            except StoreError:
+                # Another process of ours, which fetches another pack, may have been faster.
+                if not self.is_folder(path):
+                    raise
         # Also for a folder found here: the flush after an earlier mkdir may have failed.
         if os.access(path.parent, os.R_OK):
             self.sync_dir(path.parent)
