@@ -80,47 +80,53 @@ _QOS_1_W64 = (at_least(1.6), at_least(5), Limit(0.6), Limit(0.45))
 _BIG_W1 = (Limit(1.25), None, None, None)
 _BIG_W64 = (at_least(1.1), at_least(1.0), None, None)
 
-ROWS: tuple[Row, ...] = (
-    *_window(
-        "tab-0",
-        (Limit(1.2), Limit(0.95), Limit(1.15), Limit(0.9)),
-        (at_least(1.25), at_least(1.8), Limit(0.7), Limit(0.5)),
+# Headings, and what stands below each.
+SECTIONS: dict[str, tuple[Row, ...]] = {
+    "tab, QoS 0": (
+        *_window(
+            "tab-0",
+            (Limit(1.2), Limit(0.95), Limit(1.15), Limit(0.9)),
+            (at_least(1.25), at_least(1.8), Limit(0.7), Limit(0.5)),
+        ),
+        Row("tab-0", "open_p50_us", "500 messages/s: p50", "µs"),
+        Row("tab-0", "open_p99_us", "500 messages/s: p99", "µs"),
     ),
-    Row("tab-0", "open_p50_us", "500 messages/s: p50", "µs"),
-    Row("tab-0", "open_p99_us", "500 messages/s: p99", "µs"),
-    *_window("tab-1", _QOS_1_W1, _QOS_1_W64),
-    _zero("tab-1", "w1_stalls", "window 1: answers after 30 ms or more"),
-    Row("tab-1-default", "w1_p50_us", "window 1: p50", "µs", _QOS_1_W1[0], _QOS_1_W1[1]),
-    Row("tab-1-default", "w1_cpu_us", "window 1: CPU a message", "µs", _QOS_1_W1[2], _QOS_1_W1[3]),
-    _zero("tab-1-default", "w1_stalls", "window 1: answers after 30 ms or more"),
-    Row("tab-1-default", "w64_rate", "64 in flight: messages/s", ""),
-    *_window("kws-0", _BIG_W1, _BIG_W64),
-    *_window("img-0", _BIG_W1, _BIG_W64),
-    Row("tab-0", "tree_mb", "memory (PSS) of all processes, after load", "MB", Limit(1.35)),
-    Row("tab-0", "alone_mb", "the same, were nothing else running", "MB", Limit(1.35)),
-    Row("tab-0", "root_mb", "memory (PSS) of the daemon, serving", "MB", own=Limit(30)),
-    Row("idle", "idle_mb", "memory (PSS) of the daemon, idle", "MB", own=Limit(30)),
-    Row("tab-0", "start_ms", "start to first prediction", "ms", Limit(1.5)),
-    Row("kill", "next_ms", "killed at 200 messages/s: next prediction", "ms", own=Limit(250)),
-    _zero("kill", "lost", "killed at 200 messages/s: lost of 1,000"),
-    Row("kill", "duplicates", "killed at 200 messages/s: answered twice", ""),
-    Row("switch", "pause_ms", "switch at 200 messages/s: pause", "ms", own=Limit(20)),
-    Row(
-        "switch", "silence_ms", "switch at 200 messages/s: longest silence, loading included", "ms"
+    "tab, QoS 1": (
+        *_window("tab-1", _QOS_1_W1, _QOS_1_W64),
+        _zero("tab-1", "w1_stalls", "window 1: answers after 30 ms or more"),
     ),
-    _zero("switch", "lost", "switch at 200 messages/s: lost of 1,000"),
-    _zero("switch", "split", "switch at 200 messages/s: answered by both models"),
-    _zero("switch", "mixed", "switch at 200 messages/s: old model after the new one"),
-    _zero("switch", "disordered", "switch at 200 messages/s: out of order"),
-)
-
-TITLES = {
-    "tab-0": "tab, QoS 0",
-    "tab-1": "tab, QoS 1",
-    "tab-1-default": "tab, QoS 1, set_tcp_nodelay false",
-    "kws-0": "kws, QoS 0",
-    "img-0": "img, QoS 0",
-    "idle": "nothing deployed",
-    "kill": "tab, QoS 1",
-    "switch": "tab, QoS 1",
+    "tab, QoS 1, on a broker that was not told to set_tcp_nodelay": (
+        Row("tab-1-default", "w1_p50_us", "window 1: p50", "µs", _QOS_1_W1[0], _QOS_1_W1[1]),
+        Row("tab-1-default", "w1_cpu_us", "window 1: CPU a message", "µs", *_QOS_1_W1[2:]),
+        _zero("tab-1-default", "w1_stalls", "window 1: answers after 30 ms or more"),
+        Row("tab-1-default", "w64_rate", "64 in flight: messages/s", ""),
+    ),
+    "kws, QoS 0": (*_window("kws-0", _BIG_W1, _BIG_W64),),
+    "img, QoS 0": (*_window("img-0", _BIG_W1, _BIG_W64),),
+    "memory (PSS) and start: tab, QoS 0": (
+        Row("tab-0", "tree_mb", "all processes, after load", "MB", Limit(1.35)),
+        Row("tab-0", "alone_mb", "the same, were nothing else running", "MB", Limit(1.35)),
+        Row("tab-0", "root_mb", "the daemon, serving", "MB", own=Limit(30)),
+        Row("idle", "idle_mb", "the daemon, idle", "MB", own=Limit(30)),
+        Row("tab-0", "start_ms", "start to first prediction", "ms", Limit(1.5)),
+    ),
+    "what holds the model is killed: tab, QoS 1, 200 messages/s": (
+        Row("kill", "next_ms", "next prediction after", "ms", own=Limit(250)),
+        _zero("kill", "lost", "lost of 1,000"),
+        Row("kill", "duplicates", "answered twice", ""),
+    ),
+    "another version takes over: tab, QoS 1, 200 messages/s": (
+        Row(
+            "switch",
+            "pause_ms",
+            "from the last answer of the old to the first of the new",
+            "ms",
+            own=Limit(20),
+        ),
+        Row("switch", "silence_ms", "longest silence, loading included", "ms"),
+        _zero("switch", "lost", "lost of 1,000"),
+        _zero("switch", "split", "answered by both"),
+        _zero("switch", "mixed", "answered by the old after the new"),
+        _zero("switch", "disordered", "out of order"),
+    ),
 }

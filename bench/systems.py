@@ -177,9 +177,11 @@ class Agent:
         """
         deadline = time.monotonic() + WITHIN_S
         while not holds(status := self.status()):
-            if time.monotonic() > deadline or self._process.poll() is not None:
+            ended = self._process.poll() is not None
+            if ended or time.monotonic() > deadline:
                 log = (self._job.folder / "log").read_text(errors="replace")[-2000:]
-                raise SystemFailed(f"agent: not {what} within {WITHIN_S:g} s: {status}\n{log}")
+                why = "it has ended" if ended else f"its status is {status}"
+                raise SystemFailed(f"the agent is not {what}: {why}\n{log}")
             time.sleep(0.02)
         return status
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from bench.limits import ROWS, TITLES, Limit, Row
-from bench.stats import Spread, ratios, spread
+from bench.limits import SECTIONS, Limit, Row
+from bench.stats import ratios, spread
 
 # Scenario → system → figure → one value a round.
 Results = Mapping[str, Mapping[str, Mapping[str, Sequence[float]]]]
@@ -20,25 +20,23 @@ def lines(results: Results) -> tuple[list[tuple[str, ...]], int]:
     """
     table: list[tuple[str, ...]] = [HEAD]
     missed = 0
-    heading = ""
-    for row in ROWS:
-        systems = {
-            name: figures[row.figure]
-            for name, figures in results.get(row.scenario, {}).items()
-            if figures.get(row.figure)
-        }
-        if "agent" not in systems and len(systems) < 2:
-            continue
-        if TITLES[row.scenario] != heading:
-            heading = TITLES[row.scenario]
-            table.append((heading,))
-        cells = _cells(row, systems)
-        missed += sum(cell.endswith(MISSED) for cell in cells)
-        table.append(cells)
+    for heading, rows in SECTIONS.items():
+        taken = [cells for row in rows if (cells := _row(row, results))]
+        if taken:
+            table += [(heading,), *taken]
+        missed += sum(cell.endswith(MISSED) for cells in taken for cell in cells)
     return table, missed
 
 
-def _cells(row: Row, systems: Mapping[str, Sequence[float]]) -> tuple[str, ...]:
+def _row(row: Row, results: Results) -> tuple[str, ...]:
+    """The cells of a row; none where there is nothing to show."""
+    systems = {
+        name: figures[row.figure]
+        for name, figures in results.get(row.scenario, {}).items()
+        if figures.get(row.figure)
+    }
+    if "agent" not in systems and len(systems) < 2:
+        return ()
     values = [_value(systems.get(name), row.unit) for name in ("agent", "expert", "plain")]
     return (row.title, *values, *_versus(row.expert, systems, "expert"),
             *_versus(row.plain, systems, "plain"), _own(row, systems.get("agent")))  # fmt: skip
@@ -100,14 +98,3 @@ def as_markdown(table: Iterable[tuple[str, ...]]) -> str:
         if row == HEAD:
             out.append("|---" + "|---:" * (len(HEAD) - 1) + "|")
     return "\n".join(out)
-
-
-def spreads(results: Results) -> dict[str, dict[str, dict[str, Spread]]]:
-    """Median, least and largest of everything, for programs."""
-    return {
-        scenario: {
-            system: {figure: spread(values) for figure, values in figures.items() if values}
-            for system, figures in systems.items()
-        }
-        for scenario, systems in results.items()
-    }
