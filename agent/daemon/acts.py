@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from agent.control import events as e
+from agent.control.rollouts import same_target
 from agent.control.selection import Candidate, select
 from agent.control.state import DeviceState, Qualification
 from agent.daemon.fetch import Fetcher
@@ -155,8 +156,16 @@ class Acts:
         return e.Switched(action.slot, action.rollout)
 
     async def restore(self, action: e.Restore) -> e.Restored:
-        await self._take_over(action.slot, action.target, on_probation=False)
+        # Where the switch that was left did not happen, a new worker would only lose open windows.
+        if not self._serves(action.slot, action.target):
+            await self._take_over(action.slot, action.target, on_probation=False)
         return e.Restored(action.slot, action.rollout)
+
+    def _serves(self, name: str, target: Slot) -> bool:
+        server = self.servers.get(name)
+        if server is None or server.plan is None or server.worker is None:
+            return False
+        return same_target(server.plan.spec, target)
 
     async def _take_over(self, name: str, target: Slot, *, on_probation: bool) -> None:
         stopping = self._stopping.get(name)
@@ -175,8 +184,10 @@ class Acts:
         self.router.add(server.lane)
 
     async def watch(self, action: e.Watch) -> e.ProbationPassed:
-        await asyncio.sleep(action.target.rollout.probation_s)
         server = self.servers.get(action.slot)
+        if server is not None:
+            server.on_probation = True
+        await asyncio.sleep(action.target.rollout.probation_s)
         if server is not None:
             server.on_probation = False
         return e.ProbationPassed(action.slot, action.rollout)
