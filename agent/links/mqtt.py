@@ -113,7 +113,7 @@ class MqttLink:
         self._running = False
         self._stopped = asyncio.Event()
 
-        self._state = LinkState("waiting")
+        self._state = LinkState("stopped")
         self._last_error: str | None = None
         self._logged: set[str | None] = set()
         self._refused = False
@@ -555,6 +555,7 @@ class _Stream(asyncio.BufferedProtocol):
         self._link.paused(False)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._transport.abort()  # until Python 3.11 TLS leaves it open when the handshake fails
         if self._wanted:
             self._link.lost(exc)
 

@@ -96,6 +96,8 @@ class WebSocketStream(asyncio.Protocol):
             self._link.paused(False)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is not None:
+            self._transport.abort()
         if self._wanted:
             self._link.lost(exc)
         elif not self.ready.done():

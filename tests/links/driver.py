@@ -97,6 +97,15 @@ class Driver:
 
         await asyncio.wait_for(wait(), within_s)
 
+    async def turns_until(self, holds: Callable[[], bool]) -> None:
+        """As `until`, for what the link tells nobody: looked at in each turn of the loop."""
+
+        async def turn() -> None:
+            while not holds():
+                await asyncio.sleep(0)
+
+        await asyncio.wait_for(turn(), WITHIN_S)
+
     async def all_done(self, count: int, within_s: float = WITHIN_S) -> None:
         await self.until(lambda: len(self.done) >= count, within_s)
 

@@ -458,7 +458,7 @@ def test_a_broker_that_stops_reading_fills_a_bounded_queue_and_nothing_is_lost()
                 reads.clear()
                 for _ in range(30):
                     driver.publish("a", bytes(MEGABYTE), qos=1)
-                await driver.until(lambda: not driver.link.writable)
+                await driver.turns_until(lambda: not driver.link.writable)
                 # An owner that does not hold back is held back.
                 with pytest.raises(QueueFull):
                     for _ in range(100):

@@ -126,14 +126,18 @@ def decode_string(data: bytes, pos: int, stop: int) -> tuple[str, int]:
     Raises:
         MalformedPacket: It is cut short, holds U+0000 or is not UTF-8.
     """
-    raw, pos = decode_binary(data, pos, stop)
+    end = pos + 2
+    if end <= stop:
+        end += data[pos] << 8 | data[pos + 1]
+    if end > stop:
+        raise MalformedPacket("a field is cut short")
+    raw = data[pos + 2 : end]
+    if 0 in raw:
+        raise MalformedPacket("a string holds U+0000")
     try:
-        text = raw.decode()
+        return raw.decode(), end
     except UnicodeDecodeError:
         raise MalformedPacket("a string is not valid UTF-8") from None
-    if "\0" in text:
-        raise MalformedPacket("a string holds U+0000")
-    return text, pos
 
 
 def decode_binary(data: bytes, pos: int, stop: int) -> tuple[bytes, int]:
@@ -219,6 +223,10 @@ _TABLE: Mapping[int, tuple[_Reader, frozenset[int]]] = {
     0x2A: (_switch, frozenset({CONNACK})),
 }
 _REPEATABLE: Final = frozenset({0x0B})
+_READERS: Mapping[int, Mapping[int, _Reader]] = {
+    packet: {kind: read for kind, (read, places) in _TABLE.items() if packet in places}
+    for packet in (PUBLISH, CONNACK, ACK, DISCONNECT)
+}
 
 
 def decode_properties(
@@ -242,14 +250,15 @@ def decode_properties(
     end = pos + length
     if end > stop:
         raise MalformedPacket("the properties are cut short")
+    readers = _READERS[packet]
     values: dict[int, Any] = {}
     pairs: list[tuple[str, str]] = []
     while pos < end:
         kind = data[pos]
-        row = _TABLE.get(kind)
-        if row is None or packet not in row[1]:
+        read = readers.get(kind)
+        if read is None:
             raise MalformedPacket(f"property 0x{kind:02X} has no place in a 0x{packet:02X} packet")
-        value, pos = row[0](data, pos + 1, end)
+        value, pos = read(data, pos + 1, end)
         if kind == USER_PROPERTY:
             pairs.append(value)
         elif kind in values and kind not in _REPEATABLE:
