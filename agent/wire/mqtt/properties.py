@@ -7,7 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
-from agent.wire.mqtt.errors import InvalidText, MalformedPacket, TooLarge
+from agent.wire.mqtt.errors import InvalidText, InvalidTopic, MalformedPacket, TooLarge
 
 MESSAGE_EXPIRY: Final = 0x02
 CONTENT_TYPE: Final = 0x03
@@ -273,6 +273,7 @@ def encode_properties(properties: Properties) -> bytes:
 
     Raises:
         InvalidText: A text that MQTT forbids.
+        InvalidTopic: A response topic with a wildcard.
         TooLarge: A field above 65,535 bytes.
     """
     parts: list[bytes] = []
@@ -282,6 +283,8 @@ def encode_properties(properties: Properties) -> bytes:
     if properties.content_type is not None:
         parts.append(b"\x03" + encode_string(properties.content_type))
     if properties.response_topic is not None:
+        if "+" in properties.response_topic or "#" in properties.response_topic:
+            raise InvalidTopic(f"response topic {properties.response_topic[:80]!r} has a wildcard")
         parts.append(b"\x08" + encode_string(properties.response_topic))
     if properties.correlation_data is not None:
         parts.append(b"\x09" + encode_binary(properties.correlation_data))

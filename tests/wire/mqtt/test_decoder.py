@@ -196,6 +196,14 @@ def test_broken_bytes_raise_one_error_and_end_alike_however_they_are_cut(
         (5, b"\x30\x06\0\1a\x02\x7f\0"),  # an unknown property
         (5, b"\x30\x06\0\1a\x02\x24\0"),  # one that belongs elsewhere
         (5, b"\x30\x06\0\1a\x02\x0b\0"),  # subscription identifier 0
+        (5, b"\x30\x06\0\1a\x02\x08\0"),  # a string without its length
+        (5, b"\x30\x08\0\1a\x04\x08\0\2x"),  # a string cut short
+        (5, b"\x30\x08\0\1a\x04\x08\0\1\0"),  # U+0000 in a string
+        (5, b"\x30\x08\0\1a\x04\x08\0\1\xff"),  # a string that is not UTF-8
+        (5, b"\x30\x08\0\1a\x04\x09\0\2x"),  # binary data cut short
+        (5, b"\x30\x06\0\1a\x02\x09\0"),
+        (5, b"\x30\x06\0\1a\x02\x02\0"),  # a number cut short
+        (5, b"\x30\x05\0\1a\x01\x0b"),  # a length cut short
         (5, b"\x30\x85\x00\0\1a\0x"),  # a length that is not the shortest
         (4, b"\xb0\x80\x00\x80"),
         (5, b"\x30\xff\xff\xff\xff\x01"),  # a length of five bytes
@@ -280,6 +288,17 @@ def test_the_payload_of_an_oversized_message_is_skipped_and_what_follows_is_read
     data = broker.puback(1) + raw + broker.puback(2)
     expected = [PubAck(1), Oversized("big/one", len(raw), qos, 9 * qos), PubAck(2)]
     assert decode(version, cut(data, places)) == expected
+
+
+def test_an_oversized_message_is_skipped_byte_by_byte() -> None:
+    raw = broker.publish(4, "big", bytes(LIMIT), qos=1, packet_id=3)
+    pieces = [raw[at : at + 1] for at in range(len(raw))]
+    assert decode(4, [*pieces, broker.PINGRESP]) == [Oversized("big", len(raw), 1, 3), PingResp()]
+
+
+def test_a_limit_below_what_mqtt_itself_needs_is_a_bug() -> None:
+    with pytest.raises(ValueError):
+        Decoder(5, 127)
 
 
 def test_an_oversized_packet_of_another_kind_is_refused() -> None:

@@ -140,6 +140,8 @@ def test_what_mqtt_cannot_carry_is_refused() -> None:
         encode_properties(Properties(content_type="\ud800"))
     with pytest.raises(TooLarge):
         encode_properties(Properties(correlation_data=bytes(65_536)))
+    with pytest.raises(InvalidTopic):
+        encode_properties(Properties(response_topic="answers/#"))
     with pytest.raises(TooLarge):
         encode_varint(1 << 28)
 
@@ -173,3 +175,5 @@ def test_a_last_will_at_qos_2_is_refused_with_a_sentence() -> None:
         Will("status", qos=2)
     with pytest.raises(InvalidTopic):
         Will("status/#")
+    with pytest.raises(UsageError, match="65,535 bytes"):
+        Will("status", bytes(65_536))
