@@ -14,7 +14,7 @@ import msgspec
 
 from agent.control.state import DeviceState
 from agent.documents.settings import Settings
-from agent.errors import StoreError
+from agent.errors import StoreCorrupt, StoreError
 from agent.store.ballast import Ballast
 from agent.store.files import Files
 from agent.store.packs import PackStore
@@ -40,6 +40,8 @@ class Disk:
         self._boot = boot
         self._ballast = Ballast(files, self._root / "ballast")
         self.state_file = StateFile(files, self._root / "state", self._ballast)
+        # What `load_state` found damaged, and what that means.
+        self.damage: StoreCorrupt | None = None
         self.packs = PackStore(files, self._root, settings.limits.store_mb << 20)
 
     def tidy(self) -> None:
@@ -78,17 +80,21 @@ class Disk:
         """
         loaded = self.state_file.load()
         if loaded.corrupt:
-            log.error("state: %d of two generations are damaged", len(loaded.corrupt))
+            self._damaged(f"{len(loaded.corrupt)} of two generations of the state are damaged")
         if loaded.document is not None:
             try:
                 return msgspec.json.decode(loaded.document, type=DeviceState)
             except (msgspec.DecodeError, RecursionError) as error:
                 # Another version wrote it: what it says cannot be trusted to serve.
-                log.error("state: not readable by this version: %s", error)
+                self._damaged(f"the saved state is not readable by this version: {error}")
         elif not loaded.corrupt and not self.state_file.kept:
             return DeviceState()  # a new device
         self.state_file.keep()
         return DeviceState(lost=True)
+
+    def _damaged(self, what: str) -> None:
+        log.error("%s", what)
+        self.damage = StoreCorrupt(what, hint="see dmesg; the storage medium may be worn out")
 
 
 def _machine_boot() -> str:

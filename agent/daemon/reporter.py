@@ -266,6 +266,11 @@ class Reporter:
             )
         self.changed()
 
+    def failed(self, kind: str, why: AgentError, **fields: Any) -> None:
+        """Tell an event of which an error says why."""
+        told = failure_of(why)
+        self.event(kind, code=told.code, message=told.message, hint=told.hint, **fields)
+
     def worker_died(self, slot: str, why: AgentError, pid: int) -> None:
         told = failure_of(why)
         message = f"{told.message} (pid {pid})"

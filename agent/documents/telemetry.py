@@ -65,6 +65,7 @@ EVENTS: Mapping[str, str] = {
     "rollout_failed": "a rollout failed, or a pack with none before it keeps dying",
     "rollout_rolled_back": "the pack before serves again",
     "worker_died": "a worker ended by itself or was ended; another one is started",
+    "state_damaged": "a start found the saved state damaged; with one generation left it goes on",
     "dead_letters": "messages were set aside faster than they are kept; `count` of them only count",
     "documents_not_kept": "the disk took nothing for a while, and `count` documents are lost",
 }
