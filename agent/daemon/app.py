@@ -355,6 +355,8 @@ class Daemon:
         state = self.reconciler.state
         self.outbox.open()
         self._tell_lost_state(state)
+        if self.disk.damage is not None:
+            self.reporter.failed("state_damaged", self.disk.damage)
         # Runtimes import while the connection is being made.
         for pack in packs_needed(state) & state.qualified.keys():
             self.supervisor.prepare(state.qualified[pack].runtime)
