@@ -173,6 +173,16 @@ def request_fixture(request: pytest.FixtureRequest) -> pytest.FixtureRequest:
     return request
 
 
+def test_a_packet_above_the_limit_is_thrown_away_with_a_line_in_the_log(old: Running) -> None:
+    # With MQTT 3.1.1 the broker cannot be told of the limit, and sends it.
+    for number in range(3):
+        old.user.publish("in/b", request(f"huge {number}") + b" " * (2 << 20))
+    old.user.publish("in/b", request("after huge ones"))
+    assert old.answer_to("after huge ones", "out/all/b")["outputs"][0]["data"] == ROW
+    assert old.device.log.count("was thrown away: the limit is") == 3
+    assert old.device.slot("all")["waiting"] == 0
+
+
 # What slots share.
 
 
