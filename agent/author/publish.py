@@ -18,13 +18,13 @@ import msgspec
 
 from agent.author.broker import Broker, Received
 from agent.author.offer import Offer
-from agent.control.checks import check_topics
 from agent.documents import codec
 from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment, Slot
 from agent.documents.report import Failure, Report, SlotReport
 from agent.errors import AgentError, DocumentError, UsageError
 from agent.wire import blocks
 from agent.wire.blocks import BlockRefused
+from agent.wire.topic_rules import check_topics
 
 # Retained messages come right after the subscription; not every broker says when that was all.
 QUIET_S = 1.0

@@ -228,6 +228,7 @@ class Acts:
                 continue
             server = self._new_server(name, entry.serving)
             server.on_probation = not entry.proven
+            server.looping = entry.looping is not None
             self.servers[name] = server
             self.router.add(server.lane)
             packs.setdefault(entry.serving.pack, []).append(server)

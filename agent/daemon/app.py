@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,6 @@ from agent import __version__
 from agent.clouds.dialect import Block, Command, Desired, Dialect
 from agent.clouds.plain_mqtt import PlainMqtt
 from agent.control import events as e
-from agent.control.checks import check_topics
 from agent.control.state import DeviceState, packs_needed
 from agent.daemon.acts import Acts
 from agent.daemon.bus import MqttBus
@@ -33,22 +33,25 @@ from agent.daemon.reconciler import Observers, Reconciler, failure_of
 from agent.daemon.reporter import Reporter
 from agent.daemon.router import Router
 from agent.daemon.serving import Hooks
-from agent.daemon.supervisor import Supervisor
+from agent.daemon.supervisor import StartTemplate, Supervisor
 from agent.daemon.systemd import Notifier
+from agent.daemon.warm import WarmTemplates
 from agent.device import vitals
 from agent.documents import codec
 from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment
 from agent.documents.settings import Connection, Settings, prefix_of, shared_prefix_of
-from agent.errors import AgentError, DocumentError, LinkError, StoreCorrupt, UsageError
+from agent.errors import AgentError, DocumentError, LinkError, StoreCorrupt, StoreError, UsageError
 from agent.links.dialing import TlsFiles
 from agent.links.local import socket_path
 from agent.links.mqtt import LinkOptions, LinkState, MqttLink
+from agent.links.template import start_template
 from agent.store.files import Files
 from agent.store.lock import lock_state_dir
 from agent.wire import topics
 from agent.wire.mqtt.options import ConnectOptions, Will
 from agent.wire.mqtt.packets import Message
 from agent.wire.mqtt.properties import Properties
+from agent.wire.topic_rules import check_topics
 
 log = logging.getLogger(__name__)
 
@@ -56,6 +59,7 @@ log = logging.getLogger(__name__)
 RECEIVE_MAXIMUM = 128
 STALL_LOOK_EVERY_S = 1.0
 SESSION_EXPIRY_S = 7 * 86_400
+SAVED_WITHIN_S = 5.0
 # Together less than systemd's TimeoutStopSec.
 DRAIN_S = 8.0
 ENDING_S = 3.0
@@ -67,7 +71,7 @@ VERSIONS: dict[str, Any] = {"auto": "auto", "5": 5, "3.1.1": 4}
 class Daemon:
     """Everything that runs on a device, in one event loop."""
 
-    def __init__(self, settings: Settings, files: Files) -> None:
+    def __init__(self, settings: Settings, files: Files, start_template: StartTemplate) -> None:
         self.settings = settings
         self._notifier = Notifier(os.environ)
         self._stop = asyncio.Event()
@@ -81,7 +85,7 @@ class Daemon:
         self.disk.tidy()
         self._prefix = prefix_of(settings)
         self.dialect: Dialect = PlainMqtt(self._prefix)
-        self.supervisor = Supervisor()
+        self.supervisor = Supervisor(start_template)
         self._make_connections()
         self.router = Router(self.predictions, asyncio.get_running_loop().time)
         self._make_control()
@@ -135,6 +139,7 @@ class Daemon:
             ),
             worker_died=lambda slot, why, pid: self.reporter.worker_died(slot, why, pid),
             worker_ready=lambda slot: self.reporter.changed(),
+            recovered=lambda slot, pack: self.reconciler.feed(e.Recovered(slot, pack)),
         )
         self.fetcher = Fetcher(
             self.store,
@@ -212,7 +217,15 @@ class Daemon:
     def _on_link_messages(self, messages: list[Message]) -> None:
         for message in messages:
             # What is not for the agent comes from a session of an earlier configuration.
-            self._take_own(message)
+            saved = self._take_own(message)
+            if saved is None:
+                self.link.ack(message)
+            else:
+                # Saved, then acknowledged: a kill in between brings the document again.
+                saved.add_done_callback(partial(self._acknowledge_saved, message))
+
+    def _acknowledge_saved(self, message: Message, saved: asyncio.Future[None]) -> None:
+        if not saved.cancelled() and saved.exception() is None:
             self.link.ack(message)
 
     def _on_bus_messages(self, messages: list[Message]) -> None:
@@ -222,7 +235,8 @@ class Daemon:
         if state.granted is not None:
             self.router.window(RECEIVE_MAXIMUM if state.granted.version == 5 else None)
 
-    def _take_own(self, message: Message) -> bool:
+    def _take_own(self, message: Message) -> asyncio.Future[None] | None:
+        """Do what a message to the agent means; a future where it must be saved first."""
         meaning = self.dialect.receive(
             message.topic,
             message.payload,
@@ -230,19 +244,17 @@ class Daemon:
             message.correlation_data,
             retain=message.retain,
         )
-        if meaning is None:
-            return False
         if isinstance(meaning, Desired):
-            self._desired(meaning.payload)
-        elif isinstance(meaning, Block):
+            return self._desired(meaning.payload)
+        if isinstance(meaning, Block):
             self.fetcher.on_message(meaning.topic, meaning.payload)
         elif isinstance(meaning, Command):
             self._obey(meaning)
-        return True
+        return None
 
-    def _desired(self, payload: bytes) -> None:
+    def _desired(self, payload: bytes) -> asyncio.Future[None] | None:
         if not payload:
-            return  # the retained document was removed: not the same as "no slots"
+            return None  # the retained document was removed: not the same as "no slots"
         digest = f"sha256:{hashlib.sha256(payload).hexdigest()}"
         try:
             decoded = codec.decode(
@@ -254,9 +266,9 @@ class Daemon:
                 reserved=shared_prefix_of(self.settings),
             )
         except DocumentError as error:
-            self.reconciler.feed(e.DesiredRefused(failure_of(error), digest))
-            return
-        self.reconciler.feed(e.DesiredArrived(decoded.value, digest, decoded.unknown_fields))
+            return self.reconciler.settle(e.DesiredRefused(failure_of(error), digest))
+        arrived = e.DesiredArrived(decoded.value, digest, decoded.unknown_fields)
+        return self.reconciler.settle(arrived)
 
     def _on_link_state(self, state: LinkState) -> None:
         connected = state.phase == "connected"
@@ -313,7 +325,11 @@ class Daemon:
             )
         if entry.previous is None:
             raise UsageError(f"slot {slot!r} has no previous pack to go back to")
-        self.reconciler.feed(e.RollbackRequested(str(slot)))
+        saved = self.reconciler.settle(e.RollbackRequested(str(slot)))
+        await asyncio.wait((saved,), timeout=SAVED_WITHIN_S)
+        if not saved.done():
+            raise StoreError("the rollback is not saved yet", hint="it is done as soon as it is")
+        saved.result()
         return {"slot": slot, "to": entry.previous.pack}
 
     # -- life -----------------------------------------------------------------------------------
@@ -426,8 +442,14 @@ def _path(text: str) -> Path | None:
     return Path(text) if text else None
 
 
-def main(settings: Settings, *, files: Files | None = None) -> int:
+def main(
+    settings: Settings, *, files: Files | None = None, templates: WarmTemplates | None = None
+) -> int:
     """Run the daemon until it is told to stop.
+
+    Args:
+        files: The layer that everything on disk goes through.
+        templates: Processes of runtimes that were started already.
 
     Returns:
         0 after an orderly stop, 1 where a part that it cannot be without has failed.
@@ -441,11 +463,13 @@ def main(settings: Settings, *, files: Files | None = None) -> int:
     settings = msgspec.structs.replace(settings, state_dir=str(root))
     with lock_state_dir(root):
         start_logging(settings.log_level, root / "log")
-        return 0 if asyncio.run(_run(settings, files or Files())) else 1
+        done = asyncio.run(_run(settings, files or Files(), templates))
+        return 0 if done else 1
 
 
-async def _run(settings: Settings, files: Files) -> bool:
-    return await Daemon(settings, files).run()
+async def _run(settings: Settings, files: Files, templates: WarmTemplates | None) -> bool:
+    start = start_template if templates is None else templates.start
+    return await Daemon(settings, files, start).run()
 
 
 def _keep_memory_private() -> None:

@@ -7,9 +7,12 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import msgspec
+
 from agent import errors
-from agent.control.health import Health
+from agent.control.health import RECOVERED_AFTER, Health
 from agent.daemon.lane import Lane
+from agent.daemon.reconciler import failure_of
 from agent.daemon.supervisor import Supervisor, Worker
 from agent.documents.deployment import Slot
 from agent.documents.manifest import Manifest
@@ -43,6 +46,8 @@ class Hooks:
     crash_looped: Callable[[str, str, Failure], None]
     worker_died: Callable[[str, errors.AgentError, int], None]
     worker_ready: Callable[[str], None]
+    # A pack that kept dying has served for a while.
+    recovered: Callable[[str, str], None]
 
 
 class SlotServer:
@@ -64,6 +69,9 @@ class SlotServer:
         self._restart: asyncio.Task[None] | None = None
         self._overdue: asyncio.TimerHandle | None = None
         self._answered_since_death = False
+        # Whether its pack is known to keep dying, and how much it has answered since.
+        self.looping = False
+        self._good_answers = 0
         self._drained: asyncio.Event = asyncio.Event()
         self._switching = False
         self._flush_due = False
@@ -191,12 +199,21 @@ class SlotServer:
         except errors.WorkerError as error:
             self._replace_worker(error)
             return
-        if good and not self._answered_since_death:
-            self._answered_since_death = True
-            self.health = self.health.answered()
+        if good:
+            self._count_answer()
         lane.flush(now)
         if not lane.in_flight:
             self._drained.set()
+
+    def _count_answer(self) -> None:
+        if not self._answered_since_death:
+            self._answered_since_death = True
+            self.health = self.health.answered()
+        if self.looping:
+            self._good_answers += 1
+            if self._good_answers >= RECOVERED_AFTER:
+                self.looping = False
+                self._hooks.recovered(self.lane.name, self._pack())
 
     def _replace_worker(self, why: errors.AgentError) -> None:
         worker = self.worker
@@ -226,10 +243,12 @@ class SlotServer:
         self.health = self.health.died(now)
         self._answered_since_death = False
         self.last_death = why
+        self._good_answers = 0
         if self.health.crash_looping(on_probation=self.on_probation):
-            failure = Failure(
-                code=why.code,
-                message=f"the worker of this pack keeps dying: {why.message}",
+            self.looping = True
+            failure = msgspec.structs.replace(
+                failure_of(why),
+                message=f"the worker of this pack keeps dying: {why.message}"[:1000],
                 hint="run `edgeward predict` with this pack and the message that kills it",
             )
             self._hooks.crash_looped(self.lane.name, self._pack(), failure)
