@@ -125,5 +125,8 @@ def archive(files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> byte
     target = io.BytesIO()
     with zipfile.ZipFile(target, "w", method) as out:
         for name, content in files.items():
-            out.writestr(name, content)
+            # With a date of its own, or each worker of a test run would name its tests otherwise.
+            entry = zipfile.ZipInfo(name)
+            entry.compress_type = method
+            out.writestr(entry, content)
     return target.getvalue()

@@ -137,6 +137,7 @@ def encrypted() -> bytes:
         (archive({"a": b"x"})[10:], "broken"),
         (b"PK\x06\x07" + bytes(16) + b"PK\x05\x06" + bytes(18), "ZIP64"),
     ],
+    ids=["bomb", "encrypted", "lzma", "many files", "long names", "cut", "zip64"],
 )
 def test_an_archive_that_is_not_small_and_plain_is_refused(data: bytes, reason: str) -> None:
     with pytest.raises(ModelRejected, match=reason):
