@@ -76,6 +76,7 @@ def test_a_hostile_file_is_refused_with_its_reason_and_the_old_model_serves(
 ) -> None:
     good = packs.affine(1)
     bad = forced(shared_models / "invalid" / file, packs.folder / f"forced-{file}")
+    here.serve(vib=slot(good))
     before = here.device.slot("vib")
     took_s = seconds(lambda: refuse(here, bad))
     found = here.device.slot("vib")

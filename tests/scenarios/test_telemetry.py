@@ -67,9 +67,10 @@ def test_a_document_comes_every_interval_numbered_without_a_hole(here: Running) 
     assert {(d.stamp.device, d.stamp.stream, d.stamp.boot) for d in documents_} == {
         ("press-7", "telemetry", first.stamp.boot)
     }
-    assert all(abs(d.window_s - INTERVAL_S) < 0.5 for d in documents_)
+    # Never shorter; on a busy machine longer, and then it says by how much.
+    assert all(d.window_s > INTERVAL_S - 0.01 for d in documents_)
     span_ms = last.stamp.mono_ms - first.stamp.mono_ms
-    assert abs(span_ms - 2000 * INTERVAL_S) < 900
+    assert abs(span_ms - 1000 * sum(d.window_s for d in documents_[1:])) < 100
     at = [datetime.fromisoformat(d.stamp.ts.replace("Z", "+00:00")) for d in documents_]
     assert abs((at[-1] - at[0]).total_seconds() * 1000 - span_ms) < 500
 
