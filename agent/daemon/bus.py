@@ -71,6 +71,13 @@ class MqttBus:
         if not self._waiting:
             self._on_room()
 
+    def hold(self) -> None:
+        """Write nothing until `release`: what comes in between goes out in one write."""
+        self._link.hold()
+
+    def release(self) -> None:
+        self._link.release()
+
     def subscribe(self, filters: list[tuple[str, int]]) -> None:
         self._link.subscribe(filters)
 

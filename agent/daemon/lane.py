@@ -118,6 +118,9 @@ class Effects:
     forget: Callable[[Inbound], None] = _nothing
     # Whether the bus can take no further predictions at the moment.
     congested: Callable[[], bool] = lambda: False
+    # What is published and acknowledged between these two goes out in one write.
+    hold: Callable[[], None] = _nothing
+    release: Callable[[], None] = _nothing
     # Bytes for the worker; called once per batch.
     send: Callable[[bytes], None] = _nothing
     # The worker gave an answer that its manifest does not allow: replace it.
@@ -160,7 +163,7 @@ class Lane:
         self.meters.received += 1
         if message.dup:
             self.meters.redelivered += 1
-        if self._may_drop(message) and self._is_full():
+        if self.waiting and self._may_drop(message) and self._is_full():
             self.meters.dropped += 1
             if self.spec.input.drop == "drop_newest" or not self._drop_oldest():
                 self.effects.acknowledge(message)
@@ -213,9 +216,10 @@ class Lane:
         self._out.append(frame)
 
     def _write(self) -> None:
-        if self._out:
-            self.effects.send(b"".join(self._out))
-            self._out.clear()
+        out = self._out
+        if out:
+            self.effects.send(out[0] if len(out) == 1 else b"".join(out))
+            out.clear()
 
     # -- answers ----------------------------------------------------------------------------
 
@@ -237,7 +241,8 @@ class Lane:
         if frame.flags & frames.BAD_OUTPUT:
             self._bad_output(pending, result.released, bytes(frame.payload))
             return True
-        self.careful = max(0, self.careful - 1)
+        if self.careful:
+            self.careful -= 1
         self.meters.answered(outcome, result, now - pending.received_at, now - pending.sent_at)
         if pending.sequence not in result.released:
             self._hold(pending)

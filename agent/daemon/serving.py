@@ -183,6 +183,14 @@ class SlotServer:
         self.lane.flush(self._loop.time())
 
     def _results(self, results: list[frames.Frame]) -> None:
+        effects = self.lane.effects
+        effects.hold()
+        try:
+            self._take(results)
+        finally:
+            effects.release()
+
+    def _take(self, results: list[frames.Frame]) -> None:
         now = self._loop.time()
         lane = self.lane
         worker = self.worker
@@ -201,7 +209,8 @@ class SlotServer:
             return
         if good:
             self._count_answer()
-        lane.flush(now)
+        if lane.waiting:
+            lane.flush(now)
         if not lane.in_flight:
             self._drained.set()
 

@@ -215,8 +215,10 @@ def quick_ack(transport: asyncio.Transport) -> Callable[[], None]:
         sock: socket.socket = sock, level: int = socket.IPPROTO_TCP, option: int = option
     ) -> None:
         # A connection that was reset between read and answer says so on its next read.
-        with contextlib.suppress(OSError):
+        try:  # cheaper than `suppress`, and this is done for each read
             sock.setsockopt(level, option, 1)
+        except OSError:
+            return
 
     return arm
 

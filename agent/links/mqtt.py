@@ -180,6 +180,15 @@ class MqttLink:
         if not self._batching and not self._flush_due:
             self._flush_soon()
 
+    def hold(self) -> None:
+        """Write nothing until `release`, which then writes all that came in between."""
+        self._batching = True
+
+    def release(self) -> None:
+        """End what `hold` began."""
+        self._batching = False
+        self._flush()
+
     def ack(self, message: Message) -> None:
         """Acknowledge a QoS 1 message; in any order, and harmless when it comes too late."""
         self._session.ack(message)
@@ -436,20 +445,20 @@ class MqttLink:
     # What happened
 
     def _dispatch(self, events: list[Event]) -> None:
-        messages = [event for event in events if type(event) is Message]
-        if len(messages) < len(events):
-            endings = []
-            for event in events:
-                if isinstance(event, (Refused, Disconnected)):
-                    endings.append(event)
-                elif type(event) is not Message:
-                    _HANDLERS[type(event)](self, event)
-            if messages:
-                self._on_messages(messages)
-            for ending in endings:
-                self._on_end(ending)
-        elif messages:
+        messages: list[Message] = []
+        endings: list[Refused | Disconnected] = []
+        for event in events:
+            kind = type(event)
+            if kind is Message:
+                messages.append(cast(Message, event))
+            elif isinstance(event, (Refused, Disconnected)):
+                endings.append(event)
+            else:
+                _HANDLERS[kind](self, event)
+        if messages:
             self._on_messages(messages)
+        for ending in endings:
+            self._on_end(ending)
 
     def _on_connected(self, event: Connected) -> None:
         self._last_error = None

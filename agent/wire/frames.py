@@ -43,6 +43,9 @@ HAS_RELEASED = 8
 BAD_OUTPUT = 16
 
 _TOPIC_LENGTH = struct.Struct("<H")
+_PLAIN_MESSAGE = struct.Struct(HEADER.format + "H").pack
+_UNPACK = HEADER.unpack_from
+_SIZE = HEADER.size
 # decode_us, run_us, encode_us, class index (-1: none), bytes of reply topic, bytes of id.
 RESULT_META = struct.Struct("<IIIiHH")
 # Header and meta of the common RESULT, which carries neither reply topic, nor id, nor sequences.
@@ -80,6 +83,11 @@ def encode_message(
     sequence: int, topic: bytes, payload: bytes, correlation: bytes | None, *, replay: bool = False
 ) -> bytes:
     """Return a MESSAGE frame. `topic` is UTF-8, at most 65,000 bytes."""
+    length = len(topic)
+    if correlation is None and not replay:
+        meta_size = 2 + length
+        head = _PLAIN_MESSAGE(meta_size + len(payload), meta_size, sequence, MESSAGE, 0, length)
+        return b"".join((head, topic, payload))
     flags = (REPLAY if replay else 0) | (0 if correlation is None else HAS_CORRELATION)
     meta = b"".join((_TOPIC_LENGTH.pack(len(topic)), topic, correlation or b""))
     return encode_frame(MESSAGE, flags, sequence, meta, payload)
@@ -175,13 +183,19 @@ class FrameReader:
             position = self._complete(view, frames)
             if self._begun:
                 return frames
-        while end - position >= HEADER.size:
-            length = self._length(view, position)
-            if end - position < length:
-                self._wanted = length
+        most = self._max_bytes
+        while end - position >= _SIZE:
+            length, meta_length, sequence, kind, flags = _UNPACK(view, position)
+            if length > most or meta_length > length:
+                self._length(view, position)
+            start = position + _SIZE
+            stop = start + length
+            if stop > end:
+                self._wanted = length + _SIZE
                 break
-            frames.append(_cut(view, position, length))
-            position += length
+            payload = start + meta_length
+            frames.append(Frame(kind, flags, sequence, view[start:payload], view[payload:stop]))
+            position = stop
         else:
             self._wanted = HEADER.size
         if position < end:

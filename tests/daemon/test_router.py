@@ -39,6 +39,12 @@ class MemoryBus:
     ) -> None:
         done(Handed.SENT, "")
 
+    def hold(self) -> None:
+        pass
+
+    def release(self) -> None:
+        pass
+
     def subscribe(self, filters: list[tuple[str, int]]) -> None:
         self.filters += filters
 

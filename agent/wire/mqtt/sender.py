@@ -81,8 +81,7 @@ class Sender:
         self._out.clear()
         self.bytes = 0
         if self._handed:
-            for token, change in self._handed:
-                self._report(token, True, change)
+            self._events += [Published(token, True, change) for token, change in self._handed]
             self._handed.clear()
         return data
 
@@ -134,7 +133,8 @@ class Sender:
             self._window += 1
         if packet.reason_code < 0x80:
             if item.token is not None:
-                self._report(item.token, True, self._change(1, item.retain))
+                change = "" if self._max_qos and not item.retain else self._change(1, item.retain)
+                self._events.append(Published(item.token, True, change))
         else:
             why = sentence(packet.reason_code, packet.reason)
             self._events.append(Published(item.token, False, f"the broker refused it: {why}"))
@@ -155,7 +155,8 @@ class Sender:
         self._check_room(payload)
         self._write(0x30, field, payload, 0, retain, block)
         if token is not None:
-            self._handed.append((token, self._change(0, retain)))
+            change = "" if self._retain_available or not retain else self._change(0, retain)
+            self._handed.append((token, change))
 
     def _at_least_once(self, item: Outgoing) -> None:
         outbox = self.outbox
