@@ -31,6 +31,8 @@ COMMIT_AFTER_S = 0.1
 CHECKPOINT_EVERY_S = 5.0
 # A flush stops the event loop: on a slow disk it may take this share of the time, not more.
 FLUSH_SHARE = 0.1
+# One flush that took long must not silence the device.
+FLUSH_PAUSE_LAST_S = 5.0
 SEND_AGAIN_S = 1.0
 OPEN_AGAIN_S = 60.0
 
@@ -233,7 +235,7 @@ class Outbox:
         self.pump()
 
     def _flush_after(self, seconds: float) -> float:
-        return max(seconds, self._flush_s / FLUSH_SHARE)
+        return max(seconds, min(FLUSH_PAUSE_LAST_S, self._flush_s / FLUSH_SHARE))
 
     def _flush(self, name: str, flush: Callable[[], None], failed: str) -> None:
         self._timers.pop(name, None)

