@@ -3,7 +3,7 @@
 #
 #   sh requirements/test.sh [pytest's arguments]
 #
-# TEST_BROKER=embedded keeps to the broker that comes with the test extra.
+# TEST_BROKER=embedded keeps to the broker that comes with the test extra: it plays the demo.
 set -eu
 cd "$(dirname "$0")/.."
 
@@ -25,8 +25,8 @@ status=0
 # Most tests wait for other processes: a few at a time keep two processors busy.
 .venv/bin/python -m pytest -n 4 --dist worksteal "$@" || status=$?
 if [ "$TEST_BROKER" = embedded ]; then
-    echo "Note: mosquitto is not on this machine and could not be installed. The tests that need a"
-    echo "broker ran on the embedded one (MQTT 3.1.1, no stored sessions); those that need more were"
-    echo "skipped. For all of them: sudo apt-get install mosquitto, then make test."
+    echo "Note: mosquitto is not on this machine and could not be installed. The demo's whole story ran"
+    echo "on the embedded broker (MQTT 3.1.1, no stored sessions); the other tests that need a broker"
+    echo "were skipped. For all of them: sudo apt-get install mosquitto, then make test."
 fi
 exit "$status"

@@ -186,6 +186,7 @@ class Daemon:
         self.reporter = Reporter(
             self.settings,
             self.link,
+            self.bus,
             self.dialect,
             self.outbox,
             state=lambda: self.reconciler.state,

@@ -56,6 +56,7 @@ class Reporter:
 
     settings: Settings
     link: MqttLink
+    bus: MqttLink
     dialect: Dialect
     outbox: Outbox
     state: Callable[[], DeviceState]
@@ -175,8 +176,8 @@ class Reporter:
     def status(self) -> dict[str, Any]:
         """The report with the counters of now, as `edgeward status --json` prints it."""
         report: dict[str, Any] = msgspec.to_builtins(self.report())
-        link = self.link.state
-        report["link"] = {"state": link.phase, "error": link.last_error or ""}
+        for name, connection in (("link", self.link.state), ("bus", self.bus.state)):
+            report[name] = {"state": connection.phase, "error": connection.last_error or ""}
         for name, entry in report.get("slots", {}).items():
             server = self.servers.get(name)
             if server is not None:

@@ -46,12 +46,17 @@ class Consumer:
         self._lock = lock
         self.last: dict[str, str] = {}
         self._client = client(port, "demo-consumer", self._on_message)
-        granted = threading.Event()
-        self._client.on_subscribe = lambda *_: granted.set()
-        self._client.subscribe("predictions/#", qos=1)
-        granted.wait(CONNECT_WITHIN_S)
+        self._granted = threading.Event()
+        self._client.on_subscribe = lambda *_: self._granted.set()
+        self._client.on_disconnect = lambda *_: self._granted.clear()
         # Again after each reconnect: the embedded broker forgets.
         self._client.on_connect = lambda made, *_: made.subscribe("predictions/#", qos=1)
+        self._client.subscribe("predictions/#", qos=1)
+        self._granted.wait(CONNECT_WITHIN_S)
+
+    def listens(self) -> bool:
+        """Whether the broker has what it takes to send predictions."""
+        return self._granted.is_set()
 
     def _on_message(self, _client: Any, _data: Any, message: Any) -> None:
         at = time.monotonic()

@@ -176,6 +176,8 @@ class Story:
         self._broker.drop()
         self.progress.broker_drops += 1
         wait_until(self._device.connected, "the agent is connected again")
+        assert self.progress.consumer is not None
+        wait_until(self.progress.consumer.listens, "the consumer listens again")
 
     def _finish(self) -> None:
         self.progress.begin("the sensors stop; every message gets its answer")

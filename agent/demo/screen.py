@@ -135,7 +135,12 @@ def _facts(result: dict[str, Any], progress: Progress) -> Iterator[tuple[str, st
     lost = (
         f"[green]{result['lost']} lost[/]" if not result["lost"] else f"[red]{result['lost']} lost"
     )
-    yield "messages", f"{result['messages']} sent, {result['predictions']} answered, {lost}"
+    filled = result["messages"] - result["predictions"] - result["lost"]
+    yield (
+        "messages",
+        f"{result['messages']} sent, {result['predictions']} answered, {lost}; "
+        f"{filled} only filled the first windows",
+    )
     yield "repeats", f"{result['duplicates']} answered twice (same id)"
     for name, slot in result["slots"].items():
         accuracy = ", ".join(

@@ -58,8 +58,9 @@ class DemoDevice:
             return None
 
     def connected(self) -> bool:
-        status = self.status()
-        return status is not None and status["link"]["state"] == "connected"
+        status = self.status() or {}
+        states = [status.get(name, {}).get("state") for name in ("link", "bus")]
+        return states == ["connected", "connected"]
 
     def worker_pid(self, slot: str) -> int | None:
         status = self.status() or {}

@@ -8,7 +8,7 @@ from agent.documents.report import Report, SlotReport
 
 
 class LinkStatus(msgspec.Struct, frozen=True):
-    """Where the link stands.
+    """Where a connection stands.
 
     Attributes:
         state: `connected`; `connecting`; `waiting` or `refused` before another attempt; `stopped`.
@@ -60,7 +60,10 @@ class Status(Report, frozen=True, omit_defaults=True, kw_only=True):
     Attributes:
         slots: By slot, with counters.
         link: Where the link stands.
+        bus: Where the connection for sensor messages and predictions stands; absent from afar,
+            where the device does not answer.
     """
 
     slots: dict[str, SlotStatus] = msgspec.field(default_factory=dict)  # type: ignore[assignment]
     link: LinkStatus
+    bus: LinkStatus | None = None

@@ -65,6 +65,7 @@ def telling(
         Reporter(
             settings,
             link,
+            link,
             dialect,
             outbox,
             state=DeviceState,
