@@ -14,8 +14,10 @@ import socket
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from agent.errors import LinkUnreachable, UsageError
 
@@ -23,22 +25,62 @@ READY_WITHIN_S = 15.0
 _PLACES = os.environ.get("PATH", "") + ":/usr/sbin:/usr/local/sbin"
 
 
-class DemoBroker(Protocol):
-    """A broker on a port of the loopback."""
+@dataclass
+class DemoBroker:
+    """A broker in a process of its own, on a port of the loopback.
+
+    Args:
+        name: What people call it.
+        port: Where it listens.
+        command: What starts it.
+        version: The MQTT version that the agent speaks with it.
+        keeps_messages: Whether what is sent while the agent is away waits for it.
+    """
 
     name: str
     port: int
-    # The MQTT version that the agent speaks with it.
+    command: Sequence[str]
     version: str
-    # Whether what is sent while the agent is away waits for it.
     keeps_messages: bool
+    _process: subprocess.Popen[bytes] | None = None
 
-    def start(self) -> None: ...
+    def start(self) -> None:
+        self._process = subprocess.Popen(
+            self.command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + READY_WITHIN_S
+        while not self._listens(self._process):
+            if self._process.poll() is not None or time.monotonic() > deadline:
+                raise LinkUnreachable("the demo's broker did not start")
 
-    def stop(self) -> None: ...
+    def _listens(self, process: subprocess.Popen[bytes]) -> bool:
+        try:
+            with socket.create_connection(("127.0.0.1", self.port), 0.2):
+                return True
+        except OSError:
+            # A refused connection comes back at once; waiting on the child paces the questions.
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(0.05)
+            return False
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            self._process.kill()
+            self._process.wait()
+        self._process = None
 
     def drop(self) -> None:
         """Take the broker away from everybody, and bring it back."""
+        self.stop()
+        self.start()
 
 
 def find_broker(folder: Path, wanted: str = "auto") -> DemoBroker:
@@ -53,96 +95,31 @@ def find_broker(folder: Path, wanted: str = "auto") -> DemoBroker:
     program = shutil.which("mosquitto", path=_PLACES) if wanted != "embedded" else None
     if program is None and wanted == "mosquitto":
         raise UsageError("mosquitto is not on this machine", hint="apt install mosquitto")
-    return Mosquitto(folder, program) if program is not None else Embedded()
+    return _mosquitto(folder, program) if program is not None else _embedded()
+
+
+def _mosquitto(folder: Path, program: str) -> DemoBroker:
+    """mosquitto with persistence."""
+    port, config, store = _free_port(), folder / "mosquitto.conf", folder / "mosquitto"
+    store.mkdir(exist_ok=True)
+    # Started by root it would become another user, who may not write here.
+    user = "user root\n" if os.geteuid() == 0 else ""
+    config.write_text(
+        f"listener {port} 127.0.0.1\nallow_anonymous true\n{user}"
+        f"persistence true\npersistence_location {store}/\n"
+        "max_queued_messages 100000\nset_tcp_nodelay true\n"
+    )
+    return DemoBroker("mosquitto", port, [program, "-c", str(config)], "auto", True)
+
+
+def _embedded() -> DemoBroker:
+    """amqtt, in a child so that it shares nothing with what it serves."""
+    port = _free_port()
+    command = [sys.executable, "-m", "agent.demo.embedded", str(port)]
+    return DemoBroker("amqtt (embedded, MQTT 3.1.1)", port, command, "3.1.1", False)
 
 
 def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-class _Child:
-    """A broker in a process of its own."""
-
-    def __init__(self) -> None:
-        self.port = _free_port()
-        self._process: subprocess.Popen[bytes] | None = None
-
-    def command(self) -> list[str]:
-        raise NotImplementedError
-
-    def start(self) -> None:
-        self._process = subprocess.Popen(
-            self.command(),
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        deadline = time.monotonic() + READY_WITHIN_S
-        while not self._listens():
-            if self._process.poll() is not None or time.monotonic() > deadline:
-                raise LinkUnreachable("the demo's broker did not start")
-
-    def _listens(self) -> bool:
-        try:
-            with socket.create_connection(("127.0.0.1", self.port), 0.2):
-                return True
-        except OSError:
-            # A refused connection comes back at once; waiting on the child paces the questions.
-            try:
-                assert self._process is not None
-                self._process.wait(0.05)
-            except subprocess.TimeoutExpired:
-                pass
-            return False
-
-    def stop(self) -> None:
-        if self._process is not None:
-            self._process.send_signal(signal.SIGTERM)
-            try:
-                self._process.wait(10)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-            self._process = None
-
-    def drop(self) -> None:
-        self.stop()
-        self.start()
-
-
-class Mosquitto(_Child):
-    """mosquitto with persistence."""
-
-    version = "auto"
-    keeps_messages = True
-
-    def __init__(self, folder: Path, program: str) -> None:
-        super().__init__()
-        self.name = "mosquitto"
-        self._program = program
-        self._config = folder / "mosquitto.conf"
-        store = folder / "mosquitto"
-        store.mkdir(exist_ok=True)
-        # Started by root it would become another user, who may not write here.
-        user = "user root\n" if os.geteuid() == 0 else ""
-        self._config.write_text(
-            f"listener {self.port} 127.0.0.1\nallow_anonymous true\n{user}"
-            f"persistence true\npersistence_location {store}/\n"
-            "max_queued_messages 100000\nset_tcp_nodelay true\n"
-        )
-
-    def command(self) -> list[str]:
-        return [self._program, "-c", str(self._config)]
-
-
-class Embedded(_Child):
-    """amqtt, in a child so that it shares nothing with what it serves."""
-
-    name = "amqtt (embedded, MQTT 3.1.1)"
-    version = "3.1.1"
-    keeps_messages = False
-
-    def command(self) -> list[str]:
-        return [sys.executable, "-m", "agent.demo.embedded", str(self.port)]
