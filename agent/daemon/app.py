@@ -297,6 +297,12 @@ class Daemon:
         finally:
             self._commands -= 1
 
+    def _may_answer_to(self, topic: str) -> bool:
+        # Below the agents' own topics only where answers are meant to go, and only our own.
+        if topic.startswith(shared_prefix_of(self.settings)):
+            return topics.match(f"{self._prefix}command/+/response/#", topic) is not None
+        return topics.is_name(topic) and not topic.startswith("$")
+
     async def _command(self, command: Command) -> None:
         """Answer a command from afar, where an answer is wanted."""
         request: dict[str, Any] = {}
@@ -306,7 +312,7 @@ class Daemon:
             await self.local.answer(msgspec.json.encode({**request, "command": command.name}))
         )
         topic = command.response_topic or request.get("reply_to")
-        if not isinstance(topic, str) or not topics.is_name(topic):
+        if not isinstance(topic, str) or not self._may_answer_to(topic):
             return
         if "id" in request:
             answer["id"] = request["id"]
