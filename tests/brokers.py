@@ -103,8 +103,9 @@ class Mosquitto:
         config = self.folder / "mosquitto.conf"
         config.write_text("\n".join(self._config()) + "\n")
         with (self.folder / "mosquitto.log").open("ab") as log:
+            # In its own folder: some settings make it write where it stands.
             self.process = subprocess.Popen(
-                [MOSQUITTO, "-v", "-c", str(config)], stdout=log, stderr=log
+                [MOSQUITTO, "-v", "-c", str(config)], stdout=log, stderr=log, cwd=self.folder
             )
         for port, used in (
             (self.port, True),
