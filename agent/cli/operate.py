@@ -36,7 +36,6 @@ Example:
 
 """ + exits.epilog(exits.DONE, exits.USAGE)
 
-PIPE_WIDTH = 200
 _STYLES = {"active": "green", "failed": "red", "rolled_back": "red"}
 
 

@@ -33,7 +33,6 @@ from agent.errors import (
     Unsigned,
 )
 from agent.store.packs import PackStore
-from agent.wire import topics
 from agent.wire.worker import Load
 
 log = logging.getLogger(__name__)
@@ -65,7 +64,6 @@ class Acts:
 
     async def fetch(self, action: e.Fetch) -> e.Fetched:
         target = action.target
-        self._check_topics(action.slot, target)
 
         def progress(done: int, total: int) -> None:
             self.progress[action.slot] = Progress(done, total)
@@ -76,12 +74,6 @@ class Acts:
         finally:
             self.progress.pop(action.slot, None)
         return e.Fetched(action.slot, action.rollout)
-
-    def _check_topics(self, name: str, slot: Slot) -> None:
-        topics.check_filter(slot.input.topic, name=f"desired.slots.{name}.input.topic")
-        topics.check_template(
-            slot.output.topic, slot.input.topic, name=f"desired.slots.{name}.output.topic"
-        )
 
     async def verify(self, action: e.Verify) -> e.Verified:
         pack = action.target.pack

@@ -78,7 +78,6 @@ class Fetcher:
             silence_s: How long a source may say nothing before it counts as gone.
         """
         self._store = store
-        self._settings = settings
         self._roots = roots
         self._exchange = BlockExchange(
             prefix_of(settings),

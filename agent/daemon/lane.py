@@ -26,9 +26,6 @@ from agent.wire import frames, topics
 
 # Held payloads of open windows kept for a worker that has to start again.
 MAX_HELD_BYTES = 8 * 1024 * 1024
-MAX_TOPICS_CACHED = 4096
-# Longer topics are worked out for each message: a cache of them would have no bound in bytes.
-MAX_CACHED_TOPIC_CHARS = 256
 
 
 class Inbound(Protocol):
@@ -83,7 +80,6 @@ class Pending:
     # Where its prediction goes; empty where that is no topic the agent may publish to.
     output: str
     received_at: float
-    sent_at: float = 0.0
     # Attempts that ended with a dead worker or a bad output.
     tries: int = 0
     acknowledged: bool = False
@@ -209,7 +205,6 @@ class Lane:
         frame = frames.encode_message(
             pending.sequence, pending.topic, message.payload, message.correlation_data
         )
-        pending.sent_at = now
         if not self.in_flight:
             self.last_progress = now
         self.in_flight[pending.sequence] = pending
@@ -243,7 +238,7 @@ class Lane:
             return True
         if self.careful:
             self.careful -= 1
-        self.meters.answered(outcome, result, now - pending.received_at, now - pending.sent_at)
+        self.meters.answered(outcome, result, now - pending.received_at)
         if pending.sequence not in result.released:
             self._hold(pending)
         if outcome == frames.ABSORBED:
@@ -297,10 +292,7 @@ class Lane:
         )
         if not self._may_publish_to(found):
             found = ""
-        if len(topic) <= MAX_CACHED_TOPIC_CHARS:
-            if len(self._outputs) >= MAX_TOPICS_CACHED:
-                self._outputs.clear()
-            self._outputs[topic] = found
+        topics.remember(self._outputs, topic, found)
         return found
 
     def _release(self, released: Iterable[int], answered: Pending) -> None:
@@ -417,12 +409,8 @@ class Lane:
             self._let_go(sequence)
 
     def close(self) -> None:
-        """Send nothing more to this worker; `idle` says when it has answered everything."""
+        """Send nothing more to this worker; what is in flight it may still answer."""
         self.open = False
-
-    @property
-    def idle(self) -> bool:
-        return not self.in_flight
 
     def overdue(self, now: float, deadline_s: float) -> bool:
         """Whether the worker has been silent on one message for longer than it may."""

@@ -79,10 +79,8 @@ class SlotMeters:
     run: LatencySketch = field(default_factory=LatencySketch)
     encode: LatencySketch = field(default_factory=LatencySketch)
 
-    def answered(
-        self, outcome: int, result: frames.Result, total_s: float, in_worker_s: float
-    ) -> None:
-        """Count one answer; durations in seconds."""
+    def answered(self, outcome: int, result: frames.Result, total_s: float) -> None:
+        """Count one answer, so many seconds after its message came."""
         decode_us, run_us, encode_us, class_index, _, _, _ = result
         total_us = int(total_s * 1e6)
         if outcome == frames.PREDICTION:

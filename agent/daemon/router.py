@@ -8,9 +8,6 @@ from typing import Protocol
 from agent.daemon.lane import Done, HeldBudget, Inbound, Lane, Pending
 from agent.wire import topics
 
-MAX_TOPICS_CACHED = 4096
-# Longer topics are looked up for each message: a cache of them would have no bound in bytes.
-MAX_CACHED_TOPIC_CHARS = 256
 # How long a bus may be silent while windows hold messages, before the broker is suspected to wait
 # for an acknowledgement; the suspicion comes ever later where it proved wrong.
 SUSPECT_FIRST_S, SUSPECT_LAST_S = 10.0, 600.0
@@ -203,10 +200,7 @@ class Router:
             for lane in self._lanes.values()
             if topics.match(lane.spec.input.topic, topic) is not None
         )
-        if len(topic) <= MAX_CACHED_TOPIC_CHARS:
-            if len(self._known) >= MAX_TOPICS_CACHED:
-                self._known.clear()
-            self._known[topic] = found
+        topics.remember(self._known, topic, found)
         return found
 
     def _acknowledge(self, message: Inbound) -> None:

@@ -6,12 +6,17 @@ Source: MQTT 5.0, section 4.7 (the same rules hold for 3.1.1).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
+from typing import TypeVar
 
 from agent.errors import DocumentError
 
+T = TypeVar("T")
+
 MAX_TOPIC_BYTES = 65535
+# Longer topics are worked out for each message.
+MAX_KEPT_TOPICS, MAX_KEPT_TOPIC_CHARS = 4096, 256
 _FIELD = re.compile(r"\{([a-z]+|[0-9]+)\}")
 _FORBIDDEN_IN_NAME = re.compile(r"[+#\x00]")
 
@@ -170,7 +175,10 @@ def is_name(topic: str) -> bool:
     return bool(topic) and len(topic) <= 1024 and not _FORBIDDEN_IN_NAME.search(topic)
 
 
-def levels_below(prefix: str, topic: str) -> Iterator[str]:
-    """The levels of a topic that lie below a prefix (which ends in a slash)."""
-    if topic.startswith(prefix):
-        yield from topic[len(prefix) :].split("/")
+def remember(known: dict[str, T], topic: str, value: T) -> None:
+    """Keep what was worked out for a topic, as far as that stays bounded, in count and in bytes."""
+    if len(topic) > MAX_KEPT_TOPIC_CHARS:
+        return
+    if len(known) >= MAX_KEPT_TOPICS:
+        known.clear()
+    known[topic] = value

@@ -116,12 +116,13 @@ def test_a_name_has_no_wildcard_and_is_not_empty() -> None:
     assert not any(topics.is_name(bad) for bad in ("", "a/+", "#", "a\x00", "x" * 1025))
 
 
-def test_levels_below_a_prefix() -> None:
-    assert list(topics.levels_below("edgeward/d/", "edgeward/d/command/status")) == [
-        "command",
-        "status",
-    ]
-    assert list(topics.levels_below("edgeward/d/", "edgeward/e/command")) == []
+def test_what_is_remembered_of_topics_stays_bounded() -> None:
+    known: dict[str, int] = {}
+    topics.remember(known, "long" * 100, 0)
+    assert known == {}
+    for number in range(topics.MAX_KEPT_TOPICS + 1):
+        topics.remember(known, f"in/{number}", number)
+    assert known == {f"in/{topics.MAX_KEPT_TOPICS}": topics.MAX_KEPT_TOPICS}
 
 
 def test_a_filter_covers_those_whose_topics_it_matches_all() -> None:
