@@ -381,8 +381,9 @@ class Daemon:
         if self.disk.damage is not None:
             self.reporter.failed("state_damaged", self.disk.damage)
         # Runtimes import while the connection is being made.
-        for pack in packs_needed(state) & state.qualified.keys():
-            self.supervisor.prepare(state.qualified[pack].runtime)
+        for slot in state.slots.values():
+            if slot.serving is not None and slot.serving.pack in state.qualified:
+                self.supervisor.prepare(state.qualified[slot.serving.pack].runtime)
         self._spawn(self.acts.serve_what_served())
         self.local = LocalApi(
             socket_path(self.settings), {"status": self._status, "rollback": self._rollback}
