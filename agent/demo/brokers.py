@@ -67,20 +67,24 @@ class DemoBroker:
             return False
 
     def stop(self) -> None:
-        if self._process is None:
-            return
-        self._process.send_signal(signal.SIGTERM)
-        try:
-            self._process.wait(10)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            self._process.wait()
-        self._process = None
+        if self._process is not None:
+            end(self._process, within_s=10)
+            self._process = None
 
     def drop(self) -> None:
         """Take the broker away from everybody, and bring it back."""
         self.stop()
         self.start()
+
+
+def end(process: subprocess.Popen[bytes], *, within_s: float) -> None:
+    """Ask a process to end, and kill it when it takes too long."""
+    process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(within_s)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
 
 
 def find_broker(folder: Path, wanted: str = "auto") -> DemoBroker:

@@ -16,6 +16,7 @@ from typing import Any
 from agent.author import publish
 from agent.author.broker import Broker, BrokerOptions
 from agent.author.offer import open_pack
+from agent.demo.brokers import end
 from agent.documents.deployment import Input, Output, Rollout, Slot
 from agent.errors import AgentError, WorkerTimedOut
 from agent.links.local import ask
@@ -77,14 +78,8 @@ class DemoDevice:
         return True
 
     def stop(self) -> None:
-        if self.process is None:
-            return
-        self.process.send_signal(signal.SIGTERM)
-        try:
-            self.process.wait(15)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        if self.process is not None:
+            end(self.process, within_s=15)
 
 
 @dataclass
