@@ -24,7 +24,8 @@ class Session(Protocol):
     """One loaded model, used from one thread.
 
     `inputs` and `outputs` are what the file says of itself, in the file's order; -1 in a shape is
-    a dimension that each run may choose.
+    a dimension that each run may choose. An empty shape is a scalar's, or the file says nothing of
+    how many dimensions there are: the libraries do not tell these apart.
     """
 
     @property

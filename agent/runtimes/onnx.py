@@ -102,7 +102,8 @@ class OnnxSession:
             if _kind(node.type) in _CONVERT
         ]
         self._input_count = len(self.inputs)
-        self._has_free_inputs = any(-1 in tensor.shape for tensor in self.inputs)
+        # An empty shape may be one that the file does not say.
+        self._has_free_inputs = any(not t.shape or -1 in t.shape for t in self.inputs)
 
     def run(self, arrays: Arrays) -> dict[str, Array]:
         """Run once; see `Session.run`."""

@@ -112,6 +112,22 @@ def test_an_output_whose_rank_the_file_does_not_say_is_found_by_running(tmp_path
     assert pack(file, tmp_path / "pack").manifest.outputs[0].shape == (-1, -1)
 
 
+@pytest.mark.parametrize("stated", ["", '[[outputs]]\nname = "y"\nshape = [-1, 3]\n'])
+def test_an_input_whose_rank_only_the_author_says_is_packed_and_served(
+    tmp_path: Path, stated: str
+) -> None:
+    file = model(tmp_path / "m.onnx", inputs={"x": (FLOAT, None)}, outputs={"y": (FLOAT, None)})
+    text = '[[inputs]]\nname = "x"\nshape = [-1, 3]\n' + stated
+    packed = pack(file, tmp_path / "pack", spec=spec(text, tmp_path))
+    assert packed.manifest.inputs[0].shape == (-1, 3)
+    request = {"name": "x", "shape": [2, 3], "datatype": "FP32", "data": [-1, 2, -3, 4, -5, 6]}
+    with predict.serve(packed.directory) as worker:
+        answer = predict.ask(worker, json.dumps({"inputs": [request]}).encode())
+    assert answer is not None
+    (given,) = json.loads(answer)["outputs"]
+    assert (given["shape"], given["data"]) == ([2, 3], [0, 2, 0, 4, 0, 6])
+
+
 def test_numbers_are_drawn_from_the_declared_range(tmp_path: Path) -> None:
     text = '[[inputs]]\nname = "x"\nlow = 5\nhigh = 6\nunit = "mm/s"\n'
     packed = pack(model(tmp_path / "m.onnx", "Log"), tmp_path / "pack", spec=spec(text, tmp_path))
@@ -247,6 +263,39 @@ def test_a_specification_that_does_not_fit_is_refused_and_nothing_is_left(
     with pytest.raises(error, match=message):
         pack(file, tmp_path / "pack", spec=spec(text, tmp_path))
     assert list(tmp_path.iterdir()) == [file]
+
+
+def test_an_input_whose_rank_nobody_says_is_refused_by_name(tmp_path: Path) -> None:
+    file = model(tmp_path / "m.onnx", inputs={"x": (FLOAT, None)})
+    with pytest.raises(ModelRejected, match="how many dimensions input 'x' has") as caught:
+        pack(file, tmp_path / "pack")
+    assert "state its shape under [[inputs]]" in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "error", "message"),
+    [
+        ("inputs", "[3]", ModelRejected, "does not run on random numbers"),
+        ("outputs", "[2, 4]", BadOutput, "shape"),
+    ],
+)
+def test_a_stated_rank_that_the_model_does_not_have_is_refused_while_packing(
+    tmp_path: Path, kind: str, shape: str, error: type[AgentError], message: str
+) -> None:
+    file = model(
+        tmp_path / "m.onnx",
+        "Transpose",
+        inputs={"x": (FLOAT, None)},
+        outputs={"y": (FLOAT, None)},
+        perm=[1, 0],
+    )
+    stated = {"inputs": "[3, 2]", "outputs": "[2, 3]", kind: shape}
+    text = "".join(
+        f"[[{role}]]\nname = {name!r}\nshape = {stated[role]}\n"
+        for role, name in (("inputs", "x"), ("outputs", "y"))
+    )
+    with pytest.raises(error, match=message):
+        pack(file, tmp_path / "pack", spec=spec(text, tmp_path))
 
 
 def test_nan_is_refused_with_the_reason(tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ from tests.formats.building import (
 
 def onnx_bytes(
     nodes: Sequence[Any],
-    inputs: Mapping[str, tuple[int, Sequence[Any]]],
-    outputs: Mapping[str, tuple[int, Sequence[Any]]],
+    inputs: Mapping[str, tuple[int, Sequence[Any] | None]],
+    outputs: Mapping[str, tuple[int, Sequence[Any] | None]],
     **more: Any,
 ) -> bytes:
-    """An ONNX model; inputs and outputs are name → (TensorProto type, shape)."""
+    """An ONNX model; inputs and outputs are name → (TensorProto type, shape; None: not said)."""
     infos = [
         [helper.make_tensor_value_info(name, kind, shape) for name, (kind, shape) in side.items()]
         for side in (inputs, outputs)

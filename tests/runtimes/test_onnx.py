@@ -166,13 +166,14 @@ def test_an_unknown_operator_is_named(
         load(runtime, tmp_path, data)
 
 
+@pytest.mark.parametrize("said", [["n"], None], ids=["free", "unranked"])
 def test_a_shape_that_the_graph_cannot_digest_is_the_messages_fault(
-    runtime: OnnxRuntime, tmp_path: Path
+    runtime: OnnxRuntime, tmp_path: Path, said: list[str] | None
 ) -> None:
     shape = helper.make_tensor("shape", TensorProto.INT64, [2], [2, -1])
     data = models.onnx_bytes(
         [helper.make_node("Reshape", ["x", "shape"], ["y"])],
-        {"x": (TensorProto.FLOAT, ["n"])},
+        {"x": (TensorProto.FLOAT, said)},
         {"y": (TensorProto.FLOAT, [2, None])},
         initializers=[shape],
     )
