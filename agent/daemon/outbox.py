@@ -11,6 +11,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 from datetime import datetime, timezone
+from typing import Any
 
 import msgspec
 
@@ -85,6 +86,9 @@ class Outbox:
         self._pending: Pending | None = None
         # Taken from the spool, and not taken by the link yet.
         self._held: Entry | None = None
+        self._connected = False
+        # Entries up to this one were made before the link came, and have waited for it.
+        self._waited = 0
         self._in_flight: set[int] = set()
         self._pumping = False
         self._ending = False
@@ -107,6 +111,7 @@ class Outbox:
             self._later("open", OPEN_AGAIN_S, self.open)
             return
         self._pending = self._spool.pending()
+        self._waited = self._spool.newest
         self._works()
         count, self._not_kept = self._not_kept, 0
         if count:
@@ -144,6 +149,9 @@ class Outbox:
 
     def connected(self, connected: bool) -> None:
         """The link came (back) or went. What it has taken it brings to the broker by itself."""
+        came, self._connected = connected and not self._connected, connected
+        if came and self._spool is not None:
+            self._waited = self._spool.newest
         if connected:
             self.pump()
 
@@ -215,12 +223,15 @@ class Outbox:
 
     def _publication(self, entry: Entry) -> Publication:
         kind = entry.stream.partition("/")[0]
+        payload = entry.payload
+        if entry.gap is None and entry.sequence <= self._waited:
+            payload = as_historical(payload)
         if entry.gap is not None or kind == EVENTS:
-            return self._dialect.event(entry.payload)
+            return self._dialect.event(payload)
         if kind == DEAD_LETTER:
-            letter = msgspec.json.decode(entry.payload, type=_Addressed)
-            return self._dialect.dead_letter(letter.slot, entry.payload)
-        return self._dialect.telemetry(entry.payload)
+            letter = msgspec.json.decode(payload, type=_Addressed)
+            return self._dialect.dead_letter(letter.slot, payload)
+        return self._dialect.telemetry(payload)
 
     # -- the disk -------------------------------------------------------------------------------
 
@@ -281,6 +292,16 @@ class Outbox:
             spool.close()
         except StoreError as error:
             log.error("the spool was not closed in order: %s", error)
+
+
+def as_historical(payload: bytes) -> bytes:
+    """Return a document whose stamp says that it comes late; one without a stamp as it is."""
+    document = msgspec.json.decode(payload, type=dict[str, msgspec.Raw])
+    if "stamp" not in document:
+        return payload
+    stamp = msgspec.json.decode(document["stamp"], type=dict[str, Any])
+    stamp["historical"] = True
+    return msgspec.json.encode({**document, "stamp": stamp})
 
 
 def rfc3339(wall: float) -> str:

@@ -83,7 +83,7 @@ class Stamp(msgspec.Struct, frozen=True, omit_defaults=True):
         ts: When it was made, by the wall clock, RFC 3339 in UTC.
         mono_ms: When it was made, in milliseconds since the machine booted.
         clock: Whether the kernel held the wall clock for right.
-        historical: Not set by this version; `ts` and `mono_ms` tell what comes late.
+        historical: It waited on disk for the link, so it tells of then and not of now.
     """
 
     device: str

@@ -210,6 +210,12 @@ class Spool:
     # What it says of itself.
 
     @property
+    def newest(self) -> int:
+        """Sequence of the newest message, durable or not; 0 where there is none."""
+        journals = self._journals.values()
+        return max((segment.last for one in journals for segment in one.segments), default=0)
+
+    @property
     def used_bytes(self) -> int:
         """Room taken on disk."""
         return self._segment_count() * self._segment_bytes + 2 * HALF_BYTES

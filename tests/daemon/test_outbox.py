@@ -14,7 +14,7 @@ import pytest
 
 from agent.clouds.plain_mqtt import PlainMqtt
 from agent.daemon import outbox as outboxes
-from agent.daemon.outbox import DEAD_LETTER, EVENTS, TELEMETRY, Outbox
+from agent.daemon.outbox import DEAD_LETTER, EVENTS, TELEMETRY, Outbox, as_historical
 from agent.documents.telemetry import Stamp
 from agent.errors import AgentError, NoSpace
 from agent.links.mqtt import LinkOptions, LinkState, MqttLink
@@ -84,7 +84,9 @@ class Sending:
 
     def put(self, stream: str, number: int, slot: str = "") -> None:
         def make(stamp: Stamp) -> bytes:
-            return msgspec.json.encode({"n": number, "slot": slot, "payload": "x" * 200})
+            return msgspec.json.encode(
+                {"n": number, "slot": slot, "payload": "x" * 200, "stamp": stamp}
+            )
 
         self.outbox.put(stream, make)
 
@@ -223,6 +225,47 @@ def test_what_a_stop_leaves_unsent_is_sent_after_the_next_start(
         received: set[int] = set()
         while len(received) < 200:
             received |= set(numbers(witness, 1))
+
+
+def test_what_has_waited_for_the_link_says_that_it_is_late(
+    broker: Mosquitto, tmp_path: Path
+) -> None:
+    with Witness(broker.port) as witness:
+        witness.subscribe(f"{PREFIX}events")
+
+        async def before() -> None:
+            sending = Sending(tmp_path, broker.url)
+            sending.outbox.open()
+            sending.put(EVENTS, 1)
+            sending.outbox.close()
+
+        async def after() -> None:
+            sending = Sending(tmp_path, broker.url)
+            sending.outbox.open()
+            sending.put(EVENTS, 2)
+            running = asyncio.ensure_future(sending.link.run())
+            await sending.connected.wait()
+            sending.put(EVENTS, 3)
+            await sending.sent()
+            sending.outbox.connected(False)
+            sending.put(EVENTS, 4)
+            sending.outbox.connected(True)
+            sending.put(EVENTS, 5)
+            await sending.sent()
+            await stop(sending, running)
+
+        play(before)
+        play(after)
+        documents = [json.loads(witness.next(WITHIN_S).payload) for _ in range(5)]
+        late = {one["n"]: one["stamp"].get("historical", False) for one in documents}
+        assert late == {1: True, 2: True, 3: False, 4: True, 5: False}
+
+
+def test_a_mark_of_lateness_changes_nothing_else() -> None:
+    text = b'{"schema":1,"stamp":{"seq":7,"mono_ms":12},"big":123456789012345678901,"f":1.50}'
+    marked = text.replace(b'"mono_ms":12', b'"mono_ms":12,"historical":true')
+    assert as_historical(text) == marked
+    assert as_historical(b'{"slot":"a","big":1.50}') == b'{"slot":"a","big":1.50}'
 
 
 def test_without_a_spool_documents_are_counted_until_there_is_one(
