@@ -11,44 +11,21 @@ import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any
 
 import msgspec
 
+from agent.documents.reference import type_in_words
 from agent.pipeline.codecs.registry import CODECS
 from agent.pipeline.steps.registry import STEPS
 
-_WORDS = {
-    str: "text",
-    int: "whole number",
-    float: "number",
-    bool: "true or false",
-    type(None): "",
-}
 _BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
-
-
-def in_words(kind: Any) -> str:
-    """Return a type as a person would say it: `list of whole numbers`."""
-    if hasattr(kind, "__metadata__"):
-        return in_words(get_args(kind)[0])
-    origin, arguments = get_origin(kind), get_args(kind)
-    if origin is Literal:
-        return " \\| ".join(f"`{choice}`" for choice in arguments)
-    if origin is tuple:
-        return f"list of {in_words(arguments[0])}"
-    if origin is dict or kind is dict:
-        return "table"
-    if arguments:
-        found = [in_words(argument) for argument in arguments]
-        return " or ".join(dict.fromkeys(word for word in found if word))
-    return _WORDS.get(kind, getattr(kind, "__name__", str(kind)))
 
 
 def options_of(kind: type[msgspec.Struct]) -> str:
     """Return the options of a codec or step, one after the other, with type and default."""
     options = [
-        f"`{field.encode_name}`: {in_words(field.type)}{_default(field)}"
+        f"`{field.encode_name}`: {type_in_words(field.type)}{_default(field)}"
         for field in msgspec.structs.fields(kind)
     ]
     return "<br>".join(options) or "none"

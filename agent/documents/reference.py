@@ -37,8 +37,9 @@ _WORDS: Mapping[Any, str] = {
     Any: "anything",
 }
 _PLURALS: Mapping[str, str] = {
-    word: f"{word}s" for word in ("text", "whole number", "object", "file name")
+    word: f"{word}s" for word in ("text", "number", "whole number", "object", "file name")
 }
+_ONE: Mapping[str, str] = {" characters": " character", " entries": " entry"}
 _UNITS: Mapping[str, str] = {"_mb": "MiB", "_s": "seconds"}
 
 
@@ -77,6 +78,8 @@ def _bounded(inner: Any, metas: list[msgspec.Meta]) -> str:
 
 
 def _range(low: float | None, high: float | None, what: str) -> str:
+    if low is not None and low == high:
+        return f", exactly {low:,}{_ONE.get(what, '') if low == 1 else what}"
     if low is not None and high is not None:
         return f", {low:,} to {high:,}{what}"
     if low is not None:

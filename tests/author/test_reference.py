@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any, Literal
 
 import msgspec
 import pytest
 
-from agent.author.reference import in_words, rendered
+from agent.author.reference import rendered
 from agent.author.samples import READERS
 from agent.author.spec import Spec, TensorSpec, VariantSpec
 from agent.documents.manifest import Card, Limits, Pipeline, StatePair, Tolerance, Window
@@ -34,21 +33,12 @@ def test_every_key_of_a_specification_is_on_the_page(kind: type[msgspec.Struct])
     assert {field.encode_name for field in msgspec.structs.fields(kind)} <= named
 
 
+def test_no_word_for_a_type_splits_the_cell_of_a_table() -> None:
+    rows = [line for line in PAGE.read_text().splitlines() if line.startswith("|")]
+    widths = [len(re.findall(r"(?<!\\)\|", line)) for line in rows if "<br>" in line]
+    assert set(widths) == {5}
+
+
 def test_every_kind_of_sample_file_is_on_the_page() -> None:
     text = PAGE.read_text()
     assert all(f"| `{suffix}` |" in text for suffix in READERS)
-
-
-@pytest.mark.parametrize(
-    ("kind", "words"),
-    [
-        (str, "text"),
-        (int | None, "whole number"),
-        (tuple[float, ...], "list of number"),
-        (Literal["a", "b"], "`a` \\| `b`"),
-        (dict[str, int], "table"),
-        (float | tuple[float, ...], "number or list of number"),
-    ],
-)
-def test_types_are_said_in_words(kind: Any, words: str) -> None:
-    assert in_words(kind) == words
