@@ -1,4 +1,4 @@
-"""Real brokers for tests."""
+"""Real brokers for tests: mosquitto, or where there is none the one that the demo has with it."""
 
 from __future__ import annotations
 
@@ -8,10 +8,12 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import pytest
 
@@ -20,6 +22,24 @@ MOSQUITTO = (
     None if os.environ.get("TEST_BROKER") == "embedded" else shutil.which("mosquitto", path=_SEARCH)
 )
 START_WITHIN_S = 10.0
+# What a test may need beyond MQTT 3.1.1 on a port → why it cannot be had of the embedded broker.
+LACKS = {
+    "sessions": "keeps nothing for a client that is away",
+    "persistence": "forgets everything when it ends",
+    "mqtt5": "speaks MQTT 3.1.1 only",
+    "tls": "is started without TLS",
+    "websockets": "is started without WebSocket",
+    "users": "is started without passwords and rights",
+    "settings": "takes no settings",
+    "clients": "comes without mosquitto_pub and mosquitto_sub",
+}
+
+
+def need(*what: str) -> None:
+    """Skip the test where its broker lacks something of `LACKS`."""
+    lacking = [LACKS[name] for name in what]
+    if MOSQUITTO is None and lacking:
+        pytest.skip(f"the embedded broker {lacking[0]}")
 
 
 def free_port() -> int:
@@ -44,21 +64,27 @@ def wait_for_port(port: int, process: subprocess.Popen[bytes], within_s: float) 
 
 
 @dataclass
-class Mosquitto:
-    """A mosquitto of its own on free ports of the loopback.
+class LocalBroker:
+    """A broker of its own on free ports of the loopback: mosquitto, or the embedded one.
 
     Args:
         folder: For its configuration, log and database.
+        needs: What a test needs of it that the arguments below do not say; see `LACKS`.
         settings: Lines of mosquitto.conf for all listeners.
         users: Names and passwords; none: anybody may connect.
         acl: Lines of an access list.
-        persistent: It keeps sessions and retained messages over a restart.
+        persistent: It keeps sessions and retained messages over a restart, if it can.
         websockets: It also listens for WebSocket, on `ws_port`; with `tls` on `wss_port` too.
         tls: Folder with `ca.pem`, `server.pem` and `server.key`; it also listens on `tls_port`.
         mutual_tls: It asks for a client certificate there.
     """
 
+    # How many were started so far in this process, and how many of them run.
+    starts: ClassVar[int] = 0
+    alive: ClassVar[int] = 0
+
     folder: Path
+    needs: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     users: dict[str, str] = field(default_factory=dict)
     acl: tuple[str, ...] = ()
@@ -88,25 +114,17 @@ class Mosquitto:
     def wss_url(self) -> str:
         return f"wss://localhost:{self.wss_port}/mqtt"
 
-    @property
-    def log(self) -> str:
-        return (self.folder / "mosquitto.log").read_text(errors="replace")
-
-    def start(self) -> Mosquitto:
-        """Start it, or skip the test where there is none; ports stay the same over restarts."""
-        if MOSQUITTO is None:
-            pytest.skip("mosquitto is not installed (apt install mosquitto)")
+    def start(self) -> LocalBroker:
+        """Start it, or skip the test that needs more; ports stay the same over restarts."""
+        need(*self._needs())
         self.port = self.port or free_port()
         self.tls_port = self.tls_port or free_port()
         self.ws_port = self.ws_port or free_port()
         self.wss_port = self.wss_port or free_port()
-        config = self.folder / "mosquitto.conf"
-        config.write_text("\n".join(self._config()) + "\n")
-        with (self.folder / "mosquitto.log").open("ab") as log:
+        command = self._embedded() if MOSQUITTO is None else self._mosquitto(MOSQUITTO)
+        with (self.folder / "broker.log").open("ab") as log:
             # In its own folder: some settings make it write where it stands.
-            self.process = subprocess.Popen(
-                [MOSQUITTO, "-v", "-c", str(config)], stdout=log, stderr=log, cwd=self.folder
-            )
+            self.process = subprocess.Popen(command, stdout=log, stderr=log, cwd=self.folder)
         for port, used in (
             (self.port, True),
             (self.tls_port, self.tls is not None),
@@ -115,6 +133,8 @@ class Mosquitto:
         ):
             if used:
                 wait_for_port(port, self.process, START_WITHIN_S)
+        LocalBroker.starts += 1
+        LocalBroker.alive += 1
         return self
 
     def stop(self, sign: int = signal.SIGTERM) -> None:
@@ -123,11 +143,28 @@ class Mosquitto:
             self.process.send_signal(sign)
             self.process.wait(timeout=START_WITHIN_S)
             self.process = None
+            LocalBroker.alive -= 1
 
     def restart(self, sign: int = signal.SIGTERM) -> None:
         """Stop it and start it on the same ports."""
         self.stop(sign)
         self.start()
+
+    def _needs(self) -> Iterator[str]:
+        yield from self.needs
+        yield from (
+            name for name in ("settings", "users", "tls", "websockets") if getattr(self, name)
+        )
+        if self.acl:
+            yield "users"
+
+    def _embedded(self) -> list[str]:
+        return [sys.executable, "-m", "agent.demo.embedded", str(self.port)]
+
+    def _mosquitto(self, program: str) -> list[str]:
+        config = self.folder / "mosquitto.conf"
+        config.write_text("\n".join(self._config()) + "\n")
+        return [program, "-v", "-c", str(config)]
 
     def _config(self) -> Iterator[str]:
         # As root it would drop to a user that cannot write here.
@@ -144,6 +181,7 @@ class Mosquitto:
         if self.persistent:
             yield "persistence true"
             yield f"persistence_location {self.folder}/"
+            yield "max_queued_messages 100000"
         yield f"listener {self.port} 127.0.0.1"
         if self.tls is not None:
             yield f"listener {self.tls_port} 127.0.0.1"

@@ -10,13 +10,13 @@ import pytest
 
 from agent.author.broker import Broker, BrokerOptions
 from agent.errors import LinkRefused, LinkUnreachable, UsageError
-from tests.brokers import Mosquitto, free_port
+from tests.brokers import LocalBroker, free_port
 
 
 @pytest.fixture(scope="module")
-def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
     """A broker with a password, an access list, and WebSocket."""
-    broker = Mosquitto(
+    broker = LocalBroker(
         tmp_path_factory.mktemp("guarded"),
         users={"ops": "secret"},
         acl=("user ops", "topic readwrite open/#"),
@@ -33,7 +33,7 @@ def password_file(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_message_goes_there_and_back(guarded: Mosquitto, password_file: Path) -> None:
+def test_a_message_goes_there_and_back(guarded: LocalBroker, password_file: Path) -> None:
     for url in (guarded.url, guarded.ws_url):
         options = BrokerOptions(url, username="ops", password_file=str(password_file))
         with Broker(options) as broker:
@@ -47,7 +47,7 @@ def test_a_message_goes_there_and_back(guarded: Mosquitto, password_file: Path) 
 
 
 def test_a_wrong_password_is_a_refusal_that_says_what_to_check(
-    guarded: Mosquitto, tmp_path: Path
+    guarded: LocalBroker, tmp_path: Path
 ) -> None:
     wrong = tmp_path / "wrong"
     wrong.write_text("guess")
@@ -103,7 +103,7 @@ def test_half_a_client_certificate_is_named(password_file: Path) -> None:
 
 
 def test_a_connection_comes_back_with_its_subscriptions(tmp_path: Path) -> None:
-    mosquitto = Mosquitto(tmp_path).start()
+    mosquitto = LocalBroker(tmp_path).start()
     try:
         with Broker(BrokerOptions(mosquitto.url)) as broker:
             broker.subscribe([("a/#", 1)])

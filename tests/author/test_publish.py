@@ -27,12 +27,12 @@ from agent.documents.report import Failure, Report, SlotPhase, SlotReport
 from agent.errors import DigestMismatch, DocumentError, PackError, UsageError
 from agent.wire import blocks
 from tests.author.peer import CONTENT, Device, write_pack
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 
 
 @pytest.fixture(scope="module")
-def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path_factory.mktemp("mosquitto")).start()
+def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    broker = LocalBroker(tmp_path_factory.mktemp("mosquitto")).start()
     yield broker
     broker.stop()
 
@@ -55,7 +55,7 @@ def order_for(device: str, *, slot: str = "vibration", name: str = "d-1", **more
     return Order(device, f"edgeward/{device}/", slot, target, name, **fields)  # type: ignore[arg-type]
 
 
-def run(broker: Mosquitto, offer: Offer, order: Order) -> list[Event]:
+def run(broker: LocalBroker, offer: Offer, order: Order) -> list[Event]:
     target = msgspec.structs.replace(order.target, pack=offer.id)
     asked = Order(**{**vars(order), "target": target})
     with Broker(BrokerOptions(broker.url)) as connection:
@@ -63,7 +63,7 @@ def run(broker: Mosquitto, offer: Offer, order: Order) -> list[Event]:
 
 
 def test_a_pack_is_delivered_and_the_verdict_is_the_devices(
-    mosquitto: Mosquitto, offer: Offer
+    mosquitto: LocalBroker, offer: Offer
 ) -> None:
     with Device(mosquitto.url, "good") as device:
         events = run(mosquitto, offer, order_for("good"))
@@ -83,7 +83,7 @@ def test_a_pack_is_delivered_and_the_verdict_is_the_devices(
 
 @pytest.mark.parametrize("state", ["failed", "rolled_back"])
 def test_a_failure_on_the_device_is_the_verdict_with_its_reason(
-    mosquitto: Mosquitto, offer: Offer, state: SlotPhase
+    mosquitto: LocalBroker, offer: Offer, state: SlotPhase
 ) -> None:
     why = Failure(code="self_test_failed", message="output y differs", hint="train it again")
     with Device(mosquitto.url, f"bad-{state}", answers=[("qualifying", None), (state, why)]):
@@ -93,7 +93,7 @@ def test_a_failure_on_the_device_is_the_verdict_with_its_reason(
     assert (verdict.state, verdict.error) == (state, why)
 
 
-def test_a_refused_document_is_a_verdict(mosquitto: Mosquitto, offer: Offer) -> None:
+def test_a_refused_document_is_a_verdict(mosquitto: LocalBroker, offer: Offer) -> None:
     why = Failure(code="bad_document", message="desired.slots: expected …")
     with Device(mosquitto.url, "picky", refuses=why):
         events = run(mosquitto, offer, order_for("picky"))
@@ -101,7 +101,7 @@ def test_a_refused_document_is_a_verdict(mosquitto: Mosquitto, offer: Offer) -> 
 
 
 def test_other_slots_and_unknown_fields_of_the_document_are_kept(
-    mosquitto: Mosquitto, offer: Offer
+    mosquitto: LocalBroker, offer: Offer
 ) -> None:
     other = {"pack": "sha256:" + "0" * 64, "input": {"topic": "a"}, "output": {"topic": "b"}}
     old = {"schema": 1, "deployment": "old", "slots": {"other": {**other, "new": 1}}, "colour": "x"}
@@ -121,7 +121,7 @@ def test_other_slots_and_unknown_fields_of_the_document_are_kept(
 
 
 def test_two_deployments_at_one_moment_end_with_both_slots(
-    mosquitto: Mosquitto, offer: Offer
+    mosquitto: LocalBroker, offer: Offer
 ) -> None:
     results: dict[str, list[Event]] = {}
 
@@ -140,7 +140,7 @@ def test_two_deployments_at_one_moment_end_with_both_slots(
 
 
 def test_a_document_that_takes_the_slot_away_ends_the_wait(
-    mosquitto: Mosquitto, offer: Offer
+    mosquitto: LocalBroker, offer: Offer
 ) -> None:
     def overtake(device: Device, desired: Deployment) -> None:
         if len(device.deployments) == 1:
@@ -156,7 +156,7 @@ def test_a_document_that_takes_the_slot_away_ends_the_wait(
 
 
 def test_a_device_that_serves_slots_without_a_document_is_not_stopped_by_accident(
-    mosquitto: Mosquitto, offer: Offer
+    mosquitto: LocalBroker, offer: Offer
 ) -> None:
     served = Report(1, "1", "odd", slots={"camera": SlotReport("active")})
     with Device(mosquitto.url, "odd") as device:
@@ -169,7 +169,7 @@ def test_a_device_that_serves_slots_without_a_document_is_not_stopped_by_acciden
 
 
 def test_a_document_that_is_none_is_only_replaced_when_asked(
-    mosquitto: Mosquitto, offer: Offer
+    mosquitto: LocalBroker, offer: Offer
 ) -> None:
     with Broker(BrokerOptions(mosquitto.url)) as console:
         console.publish("edgeward/broken/desired", b'{"schema":7}', retain=True, wait=True)
@@ -180,7 +180,7 @@ def test_a_document_that_is_none_is_only_replaced_when_asked(
 
 
 def test_an_absent_device_ends_in_time_and_says_what_to_look_at(
-    mosquitto: Mosquitto, offer: Offer
+    mosquitto: LocalBroker, offer: Offer
 ) -> None:
     events = run(mosquitto, offer, order_for("nobody", timeout_s=0.05))
     verdict = events[-1]
@@ -192,7 +192,7 @@ def test_an_absent_device_ends_in_time_and_says_what_to_look_at(
 
 
 def test_without_waiting_it_ends_when_the_device_has_the_pack(
-    mosquitto: Mosquitto, offer: Offer
+    mosquitto: LocalBroker, offer: Offer
 ) -> None:
     with Device(mosquitto.url, "hurry", answers=[("verifying", None)]) as device:
         events = run(mosquitto, offer, order_for("hurry", wait=False))
@@ -202,7 +202,7 @@ def test_without_waiting_it_ends_when_the_device_has_the_pack(
 
 
 def test_a_file_that_changes_while_it_is_served_is_refused(
-    mosquitto: Mosquitto, offer: Offer
+    mosquitto: LocalBroker, offer: Offer
 ) -> None:
     path = offer.directory / "model.onnx"
     heard: list[blocks.BlockRefused] = []
@@ -240,7 +240,7 @@ def test_a_file_that_changes_while_it_is_served_is_refused(
     ],
 )
 def test_an_order_that_no_device_could_take_is_refused_here(
-    mosquitto: Mosquitto, offer: Offer, field: str, value: object, path: str
+    mosquitto: LocalBroker, offer: Offer, field: str, value: object, path: str
 ) -> None:
     order = order_for("never")
     target = msgspec.structs.replace(order.target, **{field: value})

@@ -13,12 +13,12 @@ import pytest
 from agent.author import remote
 from agent.author.broker import Broker, BrokerOptions
 from agent.errors import LinkUnreachable
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 
 
 @pytest.fixture(scope="module")
-def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path_factory.mktemp("mosquitto")).start()
+def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    broker = LocalBroker(tmp_path_factory.mktemp("mosquitto")).start()
     yield broker
     broker.stop()
 
@@ -56,7 +56,7 @@ def keep(url: str, **messages: bytes) -> None:
             device.publish(f"edgeward/d/{name}", payload, retain=True, wait=True)
 
 
-def test_a_command_gets_its_answer(mosquitto: Mosquitto) -> None:
+def test_a_command_gets_its_answer(mosquitto: LocalBroker) -> None:
     with (
         answering(mosquitto.url, "p/", "rollback", {"to": "sha256:x"}) as asked,
         Broker(BrokerOptions(mosquitto.url)) as broker,
@@ -65,7 +65,7 @@ def test_a_command_gets_its_answer(mosquitto: Mosquitto) -> None:
     assert asked[0]["slot"] == "s"
 
 
-def test_a_device_that_does_not_answer_is_named(mosquitto: Mosquitto) -> None:
+def test_a_device_that_does_not_answer_is_named(mosquitto: LocalBroker) -> None:
     with (
         Broker(BrokerOptions(mosquitto.url)) as broker,
         pytest.raises(LinkUnreachable, match="did not answer 'status' within"),
@@ -73,7 +73,7 @@ def test_a_device_that_does_not_answer_is_named(mosquitto: Mosquitto) -> None:
         remote.command(broker, "q/", "status", {}, timeout_s=0.1)
 
 
-def test_a_device_that_is_online_answers_itself(mosquitto: Mosquitto) -> None:
+def test_a_device_that_is_online_answers_itself(mosquitto: LocalBroker) -> None:
     live = {"device": "d", "link": {"state": "connected"}, "slots": {"s": {"worker_pid": 7}}}
     keep(mosquitto.url, status=b"online", reported=b'{"device":"d"}')
     with (
@@ -83,14 +83,14 @@ def test_a_device_that_is_online_answers_itself(mosquitto: Mosquitto) -> None:
         assert remote.status(broker, "edgeward/d/", "d") == live
 
 
-def test_of_a_device_that_is_offline_the_last_report_is_shown(mosquitto: Mosquitto) -> None:
+def test_of_a_device_that_is_offline_the_last_report_is_shown(mosquitto: LocalBroker) -> None:
     keep(mosquitto.url, status=b"offline", reported=b'{"device":"d","slots":{}}')
     with Broker(BrokerOptions(mosquitto.url)) as broker:
         found = remote.status(broker, "edgeward/d/", "d")
     assert found == {"device": "d", "slots": {}, "link": {"state": "offline"}}
 
 
-def test_an_unknown_device_is_named(mosquitto: Mosquitto) -> None:
+def test_an_unknown_device_is_named(mosquitto: LocalBroker) -> None:
     with (
         Broker(BrokerOptions(mosquitto.url)) as broker,
         pytest.raises(LinkUnreachable, match="knows nothing of device x"),

@@ -14,13 +14,13 @@ from agent.cli import exits
 from agent.cli.main import run
 from agent.documents.report import Failure, SlotPhase
 from tests.author.peer import CONTENT, Device, write_pack
-from tests.brokers import Mosquitto, free_port
+from tests.brokers import LocalBroker, free_port
 from tests.links.test_local import answering
 
 
 @pytest.fixture(scope="module")
-def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path_factory.mktemp("mosquitto")).start()
+def mosquitto(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    broker = LocalBroker(tmp_path_factory.mktemp("mosquitto")).start()
     yield broker
     broker.stop()
 
@@ -43,7 +43,7 @@ def deploy(pack: Path, url: str, device: str, *more: str) -> int:
 
 
 def test_deploy_delivers_the_pack_and_tells_a_program_the_verdict(
-    mosquitto: Mosquitto, pack: Path, capsys: pytest.CaptureFixture[str]
+    mosquitto: LocalBroker, pack: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = ("--setting", "threshold=0.5", "--setting", "mode=fast", "--setting", "on=true")
     with Device(mosquitto.url, "one") as device:
@@ -61,7 +61,7 @@ def test_deploy_delivers_the_pack_and_tells_a_program_the_verdict(
 
 
 def test_deploy_tells_a_person_what_happens(
-    mosquitto: Mosquitto, pack: Path, capsys: pytest.CaptureFixture[str]
+    mosquitto: LocalBroker, pack: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Device(mosquitto.url, "person"):
         assert deploy(pack, mosquitto.url, "person") == exits.DONE
@@ -75,7 +75,7 @@ def test_deploy_tells_a_person_what_happens(
     ("state", "code"), [("failed", exits.REFUSED_BY_DEVICE), ("rolled_back", exits.ROLLED_BACK)]
 )
 def test_the_devices_verdict_is_the_exit_code(
-    mosquitto: Mosquitto,
+    mosquitto: LocalBroker,
     pack: Path,
     capsys: pytest.CaptureFixture[str],
     state: SlotPhase,
@@ -88,12 +88,12 @@ def test_the_devices_verdict_is_the_exit_code(
     assert f"{state}: [y] differs (train it again) [self_test_failed]\n" in told
 
 
-def test_a_device_that_is_not_there_is_a_timeout(mosquitto: Mosquitto, pack: Path) -> None:
+def test_a_device_that_is_not_there_is_a_timeout(mosquitto: LocalBroker, pack: Path) -> None:
     assert deploy(pack, mosquitto.url, "nobody", "--timeout", "0.05") == exits.TIMED_OUT
 
 
 def test_with_a_url_and_without_waiting_deploy_ends_at_once(
-    mosquitto: Mosquitto, pack: Path, capsys: pytest.CaptureFixture[str]
+    mosquitto: LocalBroker, pack: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = "https://models.example/vibration/"
     assert deploy(pack, mosquitto.url, "late", "--no-wait", "--from", url, "--json") == exits.DONE
@@ -111,7 +111,7 @@ def test_with_a_url_and_without_waiting_deploy_ends_at_once(
     ],
 )
 def test_a_mistake_is_a_sentence_and_a_usage_error(
-    mosquitto: Mosquitto,
+    mosquitto: LocalBroker,
     pack: Path,
     capsys: pytest.CaptureFixture[str],
     more: list[str],
@@ -122,7 +122,7 @@ def test_a_mistake_is_a_sentence_and_a_usage_error(
 
 
 def test_an_altered_pack_is_not_deployed(
-    mosquitto: Mosquitto, pack: Path, capsys: pytest.CaptureFixture[str]
+    mosquitto: LocalBroker, pack: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (pack / "model.onnx").write_bytes(b"other")
     assert deploy(pack, mosquitto.url, "never") == exits.BAD_PACK
@@ -183,7 +183,7 @@ def test_from_afar_needs_both_a_broker_and_a_device(capsys: pytest.CaptureFixtur
 
 
 def test_status_from_afar_shows_what_the_broker_keeps(
-    mosquitto: Mosquitto, capsys: pytest.CaptureFixture[str]
+    mosquitto: LocalBroker, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Device(mosquitto.url, "far") as device:
         device.broker.publish(f"{device.prefix}status", b"offline", retain=True, wait=True)

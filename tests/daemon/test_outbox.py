@@ -21,7 +21,7 @@ from agent.links.mqtt import LinkOptions, LinkState, MqttLink
 from agent.store.files import Files
 from agent.store.spool import Spool
 from agent.wire.mqtt.options import ConnectOptions
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.links.driver import EAGER
 from tests.witness import Witness
 
@@ -30,9 +30,9 @@ WITHIN_S = 10.0
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
     """One that takes one message at a time, and no telemetry."""
-    started = Mosquitto(
+    started = LocalBroker(
         tmp_path_factory.mktemp("broker"),
         settings=("max_inflight_messages 1",),
         acl=("topic readwrite #", f"topic deny {PREFIX}telemetry"),
@@ -112,7 +112,7 @@ def numbers(witness: Witness, count: int) -> list[int]:
 
 
 def test_a_link_without_room_costs_no_document(
-    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broker: LocalBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outboxes, "SEND_AGAIN_S", 0.05)
     with Witness(broker.port) as witness:
@@ -136,7 +136,7 @@ def test_a_link_without_room_costs_no_document(
 
 
 def test_what_the_link_refuses_at_once_needs_no_deeper_stack(
-    broker: Mosquitto, tmp_path: Path
+    broker: LocalBroker, tmp_path: Path
 ) -> None:
     with Witness(broker.port) as witness:
         witness.subscribe(f"{PREFIX}#")
@@ -157,7 +157,7 @@ def test_what_the_link_refuses_at_once_needs_no_deeper_stack(
         assert (gap["kind"], gap["stream"], gap["reason"]) == ("gap", "dead-letter", "refused")
 
 
-def test_what_the_broker_refuses_becomes_a_gap(broker: Mosquitto, tmp_path: Path) -> None:
+def test_what_the_broker_refuses_becomes_a_gap(broker: LocalBroker, tmp_path: Path) -> None:
     with Witness(broker.port) as witness:
         witness.subscribe(f"{PREFIX}events")
 
@@ -175,7 +175,7 @@ def test_what_the_broker_refuses_becomes_a_gap(broker: Mosquitto, tmp_path: Path
         assert (gap["stream"], gap["reason"], gap["count"]) == ("telemetry", "refused", 1)
 
 
-def test_a_dead_letter_goes_to_the_topic_of_its_slot(broker: Mosquitto, tmp_path: Path) -> None:
+def test_a_dead_letter_goes_to_the_topic_of_its_slot(broker: LocalBroker, tmp_path: Path) -> None:
     with Witness(broker.port) as witness:
         witness.subscribe(f"{PREFIX}dead-letter/+")
 
@@ -195,7 +195,7 @@ def test_a_dead_letter_goes_to_the_topic_of_its_slot(broker: Mosquitto, tmp_path
 
 
 def test_what_a_stop_leaves_unsent_is_sent_after_the_next_start(
-    broker: Mosquitto, tmp_path: Path
+    broker: LocalBroker, tmp_path: Path
 ) -> None:
     with Witness(broker.port) as witness:
         witness.subscribe(f"{PREFIX}events")
@@ -269,7 +269,7 @@ def test_a_mark_of_lateness_changes_nothing_else() -> None:
 
 
 def test_without_a_spool_documents_are_counted_until_there_is_one(
-    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    broker: LocalBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(outboxes, "OPEN_AGAIN_S", 0.05)
 

@@ -25,7 +25,7 @@ from agent.links.mqtt import LinkOptions, LinkState, MqttLink
 from agent.store.files import Files
 from agent.store.spool import Spool
 from agent.wire.mqtt.options import ConnectOptions
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.links.driver import EAGER
 from tests.witness import Witness
 
@@ -119,7 +119,7 @@ def test_of_several_troubles_the_report_names_the_worst_until_each_is_over(tmp_p
 def test_a_report_counts_as_sent_once_the_broker_has_it(tmp_path: Path, refused: bool) -> None:
     acl = ("topic readwrite #", *((f"topic deny {PREFIX}reported",) if refused else ()))
     (tmp_path / "broker").mkdir()
-    broker = Mosquitto(tmp_path / "broker", acl=acl).start()
+    broker = LocalBroker(tmp_path / "broker", acl=acl).start()
 
     async def story() -> None:
         connected = asyncio.Event()

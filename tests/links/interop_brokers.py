@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from agent.links.dialing import TlsFiles
-from tests.brokers import MOSQUITTO, Mosquitto, free_port, wait_for_port
+from tests.brokers import MOSQUITTO, LocalBroker, free_port, wait_for_port
 from tests.certificates import make_certificates
 
 START_WITHIN_S = 40.0
@@ -66,7 +66,7 @@ def _mosquitto(
     certificates = folder / "certificates"
     certificates.mkdir()
     make_certificates(certificates)
-    broker = Mosquitto(
+    broker = LocalBroker(
         folder,
         tls=certificates if kind == "tls_url" else None,
         mutual_tls=mutual,

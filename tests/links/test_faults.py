@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import pytest
 
 from agent.wire.mqtt.packets import Message
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.faultproxy import Direction, FaultProxy, Faults
 from tests.links.driver import Driver
 from tests.witness import Witness
@@ -21,9 +21,9 @@ WITHIN_S = 45.0
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
     settings = ("max_queued_messages 0", "max_inflight_messages 20")
-    broker = Mosquitto(tmp_path_factory.mktemp("broker"), settings=settings).start()
+    broker = LocalBroker(tmp_path_factory.mktemp("broker"), settings=settings).start()
     yield broker
     broker.stop()
 
@@ -57,7 +57,7 @@ def payloads(prefix: bytes) -> list[bytes]:
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_cuts_at_random_bytes_lose_nothing_that_we_publish(
-    broker: Mosquitto, version: int, seed: int
+    broker: LocalBroker, version: int, seed: int
 ) -> None:
     async def scenario() -> None:
         with Witness(broker.port) as witness:
@@ -81,7 +81,7 @@ def test_cuts_at_random_bytes_lose_nothing_that_we_publish(
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("seed", [1, 2, 3])
 def test_cuts_at_random_bytes_lose_nothing_that_we_receive(
-    broker: Mosquitto, version: int, seed: int
+    broker: LocalBroker, version: int, seed: int
 ) -> None:
     topic = f"in/{version}/{seed}"
 
@@ -116,7 +116,7 @@ async def collect(driver: Driver, seed: int) -> Counter[bytes]:
     return seen
 
 
-def test_both_directions_through_cuts_and_delays_lose_nothing(broker: Mosquitto) -> None:
+def test_both_directions_through_cuts_and_delays_lose_nothing(broker: LocalBroker) -> None:
     async def scenario() -> None:
         faults = cuts(3, up=8000, down=8000)
         faults.delay_s = 0.002
@@ -137,7 +137,7 @@ def test_both_directions_through_cuts_and_delays_lose_nothing(broker: Mosquitto)
     asyncio.run(scenario())
 
 
-def test_a_network_that_repeats_bytes_is_survived(broker: Mosquitto) -> None:
+def test_a_network_that_repeats_bytes_is_survived(broker: LocalBroker) -> None:
     async def scenario() -> None:
         async with FaultProxy(broker.port, Faults(repeat=0.3)) as proxy:
             driver = Driver(proxy.url)
@@ -157,7 +157,7 @@ def test_a_network_that_repeats_bytes_is_survived(broker: Mosquitto) -> None:
 
 
 def test_a_broker_that_refuses_every_connection_is_tried_again_and_again(
-    broker: Mosquitto,
+    broker: LocalBroker,
 ) -> None:
     async def scenario() -> None:
         async with FaultProxy(broker.port, Faults(refuse=True)) as proxy:

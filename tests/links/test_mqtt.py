@@ -17,7 +17,7 @@ from agent.links.mqtt import Backoff, LinkOptions, MqttLink
 from agent.wire.mqtt.errors import QueueFull
 from agent.wire.mqtt.options import ConnectOptions, Will
 from agent.wire.mqtt.properties import Properties
-from tests.brokers import Mosquitto, free_port
+from tests.brokers import LocalBroker, free_port
 from tests.faultproxy import FaultProxy
 from tests.links.driver import WITHIN_S, Driver
 from tests.wire.mqtt import broker_side
@@ -27,8 +27,8 @@ MEGABYTE = 1 << 20
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path_factory.mktemp("broker")).start()
+def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    broker = LocalBroker(tmp_path_factory.mktemp("broker")).start()
     yield broker
     broker.stop()
 
@@ -64,7 +64,7 @@ async def played(
 @pytest.mark.parametrize("version", [4, 5])
 @pytest.mark.parametrize("qos", [0, 1])
 def test_messages_pass_both_ways_between_us_and_paho(
-    broker: Mosquitto, version: int, qos: int
+    broker: LocalBroker, version: int, qos: int
 ) -> None:
     async def scenario() -> None:
         with Witness(broker.port, version=version) as witness:
@@ -89,7 +89,7 @@ def test_messages_pass_both_ways_between_us_and_paho(
     asyncio.run(scenario())
 
 
-def test_a_request_and_its_answer_carry_their_properties(broker: Mosquitto) -> None:
+def test_a_request_and_its_answer_carry_their_properties(broker: LocalBroker) -> None:
     async def scenario() -> None:
         from paho.mqtt.packettypes import PacketTypes
         from paho.mqtt.properties import Properties as PahoProperties
@@ -125,7 +125,7 @@ def test_a_request_and_its_answer_carry_their_properties(broker: Mosquitto) -> N
     asyncio.run(scenario())
 
 
-def test_what_is_not_acknowledged_comes_again_after_a_restart_of_ours(broker: Mosquitto) -> None:
+def test_what_is_not_acknowledged_comes_again_after_a_restart_of_ours(broker: LocalBroker) -> None:
     async def scenario() -> None:
         with Witness(broker.port) as witness:
             first = Driver(broker.url, acks=False)
@@ -146,7 +146,7 @@ def test_what_is_not_acknowledged_comes_again_after_a_restart_of_ours(broker: Mo
 
 
 def test_a_message_in_work_is_acknowledged_after_a_reconnect_and_not_handed_out_twice(
-    broker: Mosquitto,
+    broker: LocalBroker,
 ) -> None:
     async def scenario() -> None:
         async with FaultProxy(broker.port) as proxy:
@@ -171,7 +171,7 @@ def test_a_message_in_work_is_acknowledged_after_a_reconnect_and_not_handed_out_
 
 
 def test_a_message_above_our_limit_is_thrown_away_and_the_stream_goes_on(
-    broker: Mosquitto, caplog: pytest.LogCaptureFixture
+    broker: LocalBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
         # Mosquitto itself drops it for an MQTT 5 client that states its limit.
@@ -197,7 +197,7 @@ def test_the_broker_s_refusal_of_a_message_and_of_a_filter_is_told(tmp_path: Pat
             assert not ok
             assert "not authorized" in why
 
-    broker = Mosquitto(tmp_path, users={"u": "p"}, acl=("user u", "topic read open")).start()
+    broker = LocalBroker(tmp_path, users={"u": "p"}, acl=("user u", "topic read open")).start()
     try:
         asyncio.run(scenario(broker.url))
     finally:
@@ -222,7 +222,7 @@ def test_a_qos_0_message_without_a_connection_is_told_as_lost() -> None:
 
 def test_a_broker_that_is_not_there_is_waited_for_and_named(tmp_path: Path) -> None:
     async def scenario() -> None:
-        broker = Mosquitto(tmp_path, port=free_port())
+        broker = LocalBroker(tmp_path, port=free_port())
         driver = Driver(broker.url)
         async with driver.running():
             driver.publish("a", b"kept", qos=1)
@@ -240,7 +240,7 @@ def test_a_broker_that_is_not_there_is_waited_for_and_named(tmp_path: Path) -> N
 
 
 def test_a_restart_of_a_broker_that_persists_loses_nothing(tmp_path: Path) -> None:
-    async def scenario(broker: Mosquitto) -> None:
+    async def scenario(broker: LocalBroker) -> None:
         driver = Driver(broker.url, acks=False)
         async with driver.running():
             await driver.subscribe(("in", 1))
@@ -252,7 +252,7 @@ def test_a_restart_of_a_broker_that_persists_loses_nothing(tmp_path: Path) -> No
             assert (await driver.next()).payload == b"2"
             assert (await driver.phase("connected")).session_present
 
-    broker = Mosquitto(tmp_path, persistent=True).start()
+    broker = LocalBroker(tmp_path, persistent=True).start()
     try:
         asyncio.run(scenario(broker))
     finally:
@@ -260,7 +260,7 @@ def test_a_restart_of_a_broker_that_persists_loses_nothing(tmp_path: Path) -> No
 
 
 def test_a_restart_of_a_broker_that_forgets_brings_our_subscriptions_back(tmp_path: Path) -> None:
-    async def scenario(broker: Mosquitto) -> None:
+    async def scenario(broker: LocalBroker) -> None:
         driver = Driver(broker.url)
         async with driver.running():
             await driver.subscribe(("in", 1))
@@ -269,7 +269,7 @@ def test_a_restart_of_a_broker_that_forgets_brings_our_subscriptions_back(tmp_pa
             driver.publish("in", b"x", qos=1)
             assert (await driver.next()).payload == b"x"
 
-    broker = Mosquitto(tmp_path).start()
+    broker = LocalBroker(tmp_path).start()
     try:
         asyncio.run(scenario(broker))
     finally:
@@ -278,7 +278,7 @@ def test_a_restart_of_a_broker_that_forgets_brings_our_subscriptions_back(tmp_pa
 
 @pytest.mark.parametrize("orderly", [True, False])
 def test_the_last_will_speaks_only_when_we_do_not_leave_in_order(
-    broker: Mosquitto, orderly: bool
+    broker: LocalBroker, orderly: bool
 ) -> None:
     topic = f"status/{orderly}"
 
@@ -308,7 +308,7 @@ def test_a_password_is_read_at_each_attempt_and_never_logged(
 ) -> None:
     caplog.set_level(logging.DEBUG)
 
-    async def scenario(broker: Mosquitto) -> None:
+    async def scenario(broker: LocalBroker) -> None:
         file = tmp_path / "password"
         driver = Driver(broker.url, username="u", link={"password_file": file})
         async with driver.running():
@@ -323,7 +323,7 @@ def test_a_password_is_read_at_each_attempt_and_never_logged(
             file.write_text("r1ght\n")
             assert (await driver.phase("connected")).last_error is None
 
-    broker = Mosquitto(tmp_path, users={"u": "r1ght"}).start()
+    broker = LocalBroker(tmp_path, users={"u": "r1ght"}).start()
     try:
         asyncio.run(scenario(broker))
     finally:
@@ -333,7 +333,7 @@ def test_a_password_is_read_at_each_attempt_and_never_logged(
 
 
 def test_two_clients_with_one_id_are_suspected_when_the_broker_does_not_say_so(
-    broker: Mosquitto,
+    broker: LocalBroker,
 ) -> None:
     async def scenario() -> None:
         driver = Driver(broker.url)
@@ -364,7 +364,7 @@ def test_the_broker_s_reason_decides_how_soon_we_come_back(code: int, phase: str
     asyncio.run(scenario())
 
 
-def test_a_silent_network_is_noticed_and_left(broker: Mosquitto) -> None:
+def test_a_silent_network_is_noticed_and_left(broker: LocalBroker) -> None:
     async def scenario() -> None:
         async with FaultProxy(broker.port) as proxy:
             driver = Driver(proxy.url, keep_alive_s=1, response_timeout_s=0.2)
@@ -380,7 +380,7 @@ def test_a_silent_network_is_noticed_and_left(broker: Mosquitto) -> None:
     asyncio.run(scenario())
 
 
-def test_keep_alive_holds_an_idle_connection(broker: Mosquitto) -> None:
+def test_keep_alive_holds_an_idle_connection(broker: LocalBroker) -> None:
     async def scenario() -> None:
         async with FaultProxy(broker.port) as proxy:
             driver = Driver(proxy.url, keep_alive_s=1)
@@ -401,7 +401,7 @@ def test_keep_alive_holds_an_idle_connection(broker: Mosquitto) -> None:
 
 
 def test_what_is_published_in_one_turn_is_one_write_and_what_is_read_at_once_is_one_batch(
-    broker: Mosquitto,
+    broker: LocalBroker,
 ) -> None:
     async def scenario() -> None:
         driver = Driver(broker.url)
@@ -426,7 +426,7 @@ def test_what_is_published_in_one_turn_is_one_write_and_what_is_read_at_once_is_
     asyncio.run(scenario())
 
 
-def test_nagle_is_off(broker: Mosquitto) -> None:
+def test_nagle_is_off(broker: LocalBroker) -> None:
     async def scenario() -> None:
         driver = Driver(broker.url)
         async with driver.running():
@@ -473,7 +473,7 @@ def test_a_broker_that_stops_reading_fills_a_bounded_queue_and_nothing_is_lost()
     asyncio.run(scenario())
 
 
-def test_a_flood_in_both_directions_at_once_ends_and_loses_nothing(broker: Mosquitto) -> None:
+def test_a_flood_in_both_directions_at_once_ends_and_loses_nothing(broker: LocalBroker) -> None:
     async def scenario() -> None:
         driver = Driver(broker.url)
         async with driver.running():
@@ -518,7 +518,7 @@ async def stop_at(where: str, url: str) -> None:
     assert [ok for ok, _ in driver.done] == [False]
 
 
-def test_a_cancelled_run_leaves_nothing_open(broker: Mosquitto) -> None:
+def test_a_cancelled_run_leaves_nothing_open(broker: LocalBroker) -> None:
     async def scenario() -> None:
         driver = Driver(broker.url)
         task = asyncio.create_task(driver.link.run())

@@ -13,7 +13,7 @@ import pytest
 from agent.errors import LinkRefused, UsageError
 from agent.links.dialing import Endpoint, TlsFiles, open_socket
 from agent.links.proxy import connect_through, parse_proxy
-from tests.brokers import Mosquitto, free_port
+from tests.brokers import LocalBroker, free_port
 from tests.certificates import make_certificates
 from tests.links.driver import Driver
 
@@ -27,9 +27,9 @@ def certificates(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def broker(tmp_path_factory: pytest.TempPathFactory, certificates: Path) -> Iterator[Mosquitto]:
+def broker(tmp_path_factory: pytest.TempPathFactory, certificates: Path) -> Iterator[LocalBroker]:
     folder = tmp_path_factory.mktemp("broker")
-    broker = Mosquitto(folder, websockets=True, tls=certificates).start()
+    broker = LocalBroker(folder, websockets=True, tls=certificates).start()
     yield broker
     broker.stop()
 
@@ -37,9 +37,9 @@ def broker(tmp_path_factory: pytest.TempPathFactory, certificates: Path) -> Iter
 @pytest.fixture(scope="module")
 def strict_broker(
     tmp_path_factory: pytest.TempPathFactory, certificates: Path
-) -> Iterator[Mosquitto]:
+) -> Iterator[LocalBroker]:
     folder = tmp_path_factory.mktemp("strict")
-    broker = Mosquitto(folder, tls=certificates, mutual_tls=True).start()
+    broker = LocalBroker(folder, tls=certificates, mutual_tls=True).start()
     yield broker
     broker.stop()
 
@@ -73,11 +73,11 @@ async def failure(url: str, **link: Any) -> str:
 # TLS
 
 
-def test_tls(broker: Mosquitto, certificates: Path) -> None:
+def test_tls(broker: LocalBroker, certificates: Path) -> None:
     asyncio.run(round_trip(broker.tls_url, tls=TlsFiles(ca=certificates / "ca.pem")))
 
 
-def test_mutual_tls(strict_broker: Mosquitto, certificates: Path) -> None:
+def test_mutual_tls(strict_broker: LocalBroker, certificates: Path) -> None:
     files = TlsFiles(
         certificates / "ca.pem", certificates / "client.pem", certificates / "client.key"
     )
@@ -85,27 +85,31 @@ def test_mutual_tls(strict_broker: Mosquitto, certificates: Path) -> None:
 
 
 def test_a_broker_whose_certificate_nobody_vouches_for_is_not_spoken_to(
-    broker: Mosquitto,
+    broker: LocalBroker,
 ) -> None:
     why = asyncio.run(failure(broker.tls_url))
     assert "its certificate is not trusted" in why
     assert "check the ca file" in why
 
 
-def test_a_certificate_for_another_name_is_not_taken(broker: Mosquitto, certificates: Path) -> None:
+def test_a_certificate_for_another_name_is_not_taken(
+    broker: LocalBroker, certificates: Path
+) -> None:
     files = TlsFiles(ca=certificates / "ca.pem", server_name="elsewhere.example")
     why = asyncio.run(failure(broker.tls_url, tls=files))
     assert "elsewhere.example" in why
 
 
-def test_a_missing_client_certificate_is_told(strict_broker: Mosquitto, certificates: Path) -> None:
+def test_a_missing_client_certificate_is_told(
+    strict_broker: LocalBroker, certificates: Path
+) -> None:
     files = TlsFiles(ca=certificates / "ca.pem")
     why = asyncio.run(failure(strict_broker.tls_url, tls=files))
     assert "certificate" in why.lower()
 
 
 def test_tls_files_that_are_absent_or_do_not_fit_are_named(
-    broker: Mosquitto, certificates: Path
+    broker: LocalBroker, certificates: Path
 ) -> None:
     missing = TlsFiles(ca=certificates / "none.pem")
     assert "none.pem" in asyncio.run(failure(broker.tls_url, tls=missing))
@@ -115,13 +119,13 @@ def test_tls_files_that_are_absent_or_do_not_fit_are_named(
     assert "do not fit together" in asyncio.run(failure(broker.tls_url, tls=wrong))
 
 
-def test_tls_to_a_port_that_does_not_speak_it_fails_with_a_sentence(broker: Mosquitto) -> None:
+def test_tls_to_a_port_that_does_not_speak_it_fails_with_a_sentence(broker: LocalBroker) -> None:
     why = asyncio.run(failure(f"mqtts://127.0.0.1:{broker.port}"))
     assert why.startswith(f"cannot reach 127.0.0.1:{broker.port}: ")
 
 
 def test_new_certificates_are_read_without_a_restart(
-    broker: Mosquitto, certificates: Path, tmp_path: Path
+    broker: LocalBroker, certificates: Path, tmp_path: Path
 ) -> None:
     async def scenario() -> None:
         good = (certificates / "ca.pem").read_bytes()
@@ -138,11 +142,11 @@ def test_new_certificates_are_read_without_a_restart(
 # WebSocket
 
 
-def test_websocket(broker: Mosquitto) -> None:
+def test_websocket(broker: LocalBroker) -> None:
     asyncio.run(round_trip(broker.ws_url, large=WEBSOCKET_LARGE))
 
 
-def test_websocket_over_tls(broker: Mosquitto, certificates: Path) -> None:
+def test_websocket_over_tls(broker: LocalBroker, certificates: Path) -> None:
     files = TlsFiles(ca=certificates / "ca.pem")
     asyncio.run(round_trip(broker.wss_url, large=WEBSOCKET_LARGE, tls=files))
 
@@ -218,7 +222,7 @@ async def http_proxy(status: bytes = b"200 Connection established") -> AsyncIter
 
 @pytest.mark.parametrize("kind", ["url", "tls_url", "ws_url"])
 def test_all_transports_pass_an_http_proxy(
-    broker: Mosquitto, certificates: Path, kind: str
+    broker: LocalBroker, certificates: Path, kind: str
 ) -> None:
     async def scenario() -> None:
         async with http_proxy() as proxy:
@@ -269,7 +273,7 @@ def test_a_name_that_does_not_exist_is_told() -> None:
 
 
 def test_an_address_that_refuses_does_not_hide_one_that_answers(
-    broker: Mosquitto, monkeypatch: pytest.MonkeyPatch
+    broker: LocalBroker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()

@@ -18,7 +18,7 @@ import pytest
 from agent.documents.codec import decode
 from agent.documents.schemas import DOCUMENTS
 from agent.documents.settings import settings_from
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.repository import sandbox
 from tests.repository.commands import REPOSITORY, command_lines, complaint
 from tests.repository.markdown import Block, Page, read
@@ -112,7 +112,7 @@ def test_a_command_named_in_a_sentence_exists(page: Page) -> None:
 def test_the_commands_of_a_page_run_as_they_stand(page: Page, tmp_path: Path) -> None:
     (tmp_path / "broker").mkdir()
     (tmp_path / "page").mkdir()
-    broker = Mosquitto(tmp_path / "broker").start()
+    broker = LocalBroker(tmp_path / "broker").start()
     try:
         script = sandbox.script_of(page.blocks, broker.port)
         done = sandbox.run(script, tmp_path / "page", PAGE_DEADLINE_S)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from onnx import TensorProto, helper, save
 
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.repository.commands import REPOSITORY
 from tests.scenarios.device import Device, until
 
@@ -19,9 +19,9 @@ EXAMPLES = REPOSITORY / "examples"
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+def broker(tmp_path: Path) -> Iterator[LocalBroker]:
     (tmp_path / "broker").mkdir()
-    started = Mosquitto(tmp_path / "broker").start()
+    started = LocalBroker(tmp_path / "broker").start()
     yield started
     started.stop()
 
@@ -38,7 +38,7 @@ class ExampleDevice(Device):
 
 
 @pytest.fixture
-def device(tmp_path: Path, broker: Mosquitto) -> Iterator[Device]:
+def device(tmp_path: Path, broker: LocalBroker) -> Iterator[Device]:
     device = ExampleDevice(tmp_path / "device", broker.url).start()
     yield device
     device.stop()
@@ -67,7 +67,7 @@ def pack_mean(folder: Path) -> Path:
 
 
 def test_the_sensor_gets_an_answer_to_every_reading(
-    device: Device, broker: Mosquitto, tmp_path: Path
+    device: Device, broker: LocalBroker, tmp_path: Path
 ) -> None:
     topics = ("--input-topic", "sensors/+/accel", "--output-topic", "predictions/{slot}/{1}")
     place = ("--slot", "mean", "--device", "press-7", "--broker", broker.url, "--probation", "0.2")

@@ -23,7 +23,7 @@ import pytest
 from onnx import TensorProto, helper
 from paho.mqtt import publish
 
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.repository import foreign_root
 from tests.repository.commands import REPOSITORY
 from tests.repository.foreign_root import ForeignRoot
@@ -74,16 +74,16 @@ def device(fresh: ForeignRoot, dist: Path, tmp_path: Path) -> Iterator[ForeignRo
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+def broker(tmp_path: Path) -> Iterator[LocalBroker]:
     folder = tmp_path / "broker"
     folder.mkdir()
-    running = Mosquitto(folder).start()
+    running = LocalBroker(folder).start()
     yield running
     running.stop()
 
 
 @contextlib.contextmanager
-def _watching(broker: Mosquitto, topic: str) -> Iterator[queue.Queue[str]]:
+def _watching(broker: LocalBroker, topic: str) -> Iterator[queue.Queue[str]]:
     """The payloads that arrive on one topic."""
     heard: queue.Queue[str] = queue.Queue()
     granted = threading.Event()
@@ -149,7 +149,7 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "pack"
 
 
-def _predicts(broker: Mosquitto, pack: Path) -> None:
+def _predicts(broker: LocalBroker, pack: Path) -> None:
     """A pack given to the device from afar answers a sensor's message."""
     topics = ("--input-topic", "sensors/+", "--output-topic", "predictions/{1}")
     where = ("--broker", broker.url, "--device", DEVICE)
@@ -162,7 +162,7 @@ def _predicts(broker: Mosquitto, pack: Path) -> None:
     assert (answer["id"], answer["outputs"][0]["data"]) == ("a", [3.0, -4.0])
 
 
-def _serves(device: ForeignRoot, broker: Mosquitto, pack: Path) -> None:
+def _serves(device: ForeignRoot, broker: LocalBroker, pack: Path) -> None:
     """The agent runs as the service would, can be reached, serves, and answers on the device."""
     with _watching(broker, f"edgeward/{DEVICE}/status") as heard, _service(device) as process:
         _until(heard, "online", process)
@@ -184,7 +184,7 @@ def _left_behind(device: ForeignRoot) -> list[str]:
 
 
 def test_the_script_makes_a_fresh_system_a_device_and_leaves_nothing_when_undone(
-    device: ForeignRoot, broker: Mosquitto, pack: Path
+    device: ForeignRoot, broker: LocalBroker, pack: Path
 ) -> None:
     install = ["sh", "/tmp/bundle/install.sh"]
     options = ["--extras", "onnx,cli", "--device-id", DEVICE, "--broker", broker.url]
@@ -212,7 +212,7 @@ def test_the_script_makes_a_fresh_system_a_device_and_leaves_nothing_when_undone
 
 
 def test_the_page_makes_a_fresh_system_a_device(
-    device: ForeignRoot, broker: Mosquitto, pack: Path
+    device: ForeignRoot, broker: LocalBroker, pack: Path
 ) -> None:
     for name, body in STAND_INS.items():
         program = device.path / "usr/local/sbin" / name

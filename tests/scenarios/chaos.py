@@ -18,7 +18,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.scenarios.device import Client, Device, desired, until, v2_request
 
 RATE_PER_S = 200.0
@@ -77,7 +77,7 @@ class Stream:
         self.consumer.close()
 
 
-def run(device: Device, broker: Mosquitto, seconds: float, rounds: int) -> Verdict:
+def run(device: Device, broker: LocalBroker, seconds: float, rounds: int) -> Verdict:
     """Stream for so long, killing each of the three so many times; then wait for every answer."""
     stream = Stream(broker.url)
     kills: Counter[str] = Counter()
@@ -128,7 +128,7 @@ def run(device: Device, broker: Mosquitto, seconds: float, rounds: int) -> Verdi
     return verdict
 
 
-def prepare(device: Device, broker: Mosquitto, folder: Path, pack: str) -> None:
+def prepare(device: Device, broker: LocalBroker, folder: Path, pack: str) -> None:
     """Deploy the pack and wait until it serves."""
     slot = {
         "pack": pack,
@@ -154,9 +154,7 @@ def main() -> None:
         folder = Path(name)
         (folder / "broker").mkdir()
         (folder / "packs").mkdir()
-        broker = Mosquitto(
-            folder / "broker", persistent=True, settings=("max_queued_messages 100000",)
-        ).start()
+        broker = LocalBroker(folder / "broker", persistent=True).start()
         device = Device(folder / "d", broker.url, extra=f'[fetch]\nroots = ["{folder}"]\n')
         device.start()
         packed = Packs(folder / "packs").affine(1)

@@ -12,7 +12,7 @@ import pytest
 from agent.author.pack import Packed, pack
 from agent.author.spec import Spec, TensorSpec
 from agent.documents.manifest import Pipeline, Window
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.scenarios.device import Device
 from tests.scenarios.models import Affine, write_affine, write_sum, write_treacherous
 
@@ -64,10 +64,10 @@ def packs(tmp_path_factory: pytest.TempPathFactory) -> Packs:
 
 
 @pytest.fixture
-def broker(tmp_path: Path) -> Iterator[Mosquitto]:
+def broker(tmp_path: Path) -> Iterator[LocalBroker]:
     folder = tmp_path / "broker"
     folder.mkdir()
-    started = Mosquitto(folder, persistent=True, settings=("max_queued_messages 100000",)).start()
+    started = LocalBroker(folder, persistent=True).start()
     yield started
     started.stop()
 
@@ -76,7 +76,7 @@ MakeDevice = Callable[..., Device]
 
 
 @pytest.fixture
-def make_device(tmp_path: Path, broker: Mosquitto, packs: Packs) -> Iterator[MakeDevice]:
+def make_device(tmp_path: Path, broker: LocalBroker, packs: Packs) -> Iterator[MakeDevice]:
     made: list[Device] = []
 
     def make(**fields: object) -> Device:

@@ -12,7 +12,7 @@ from typing import Any
 
 import paho.mqtt.client as paho
 
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.scenarios.conftest import Packs
 from tests.scenarios.device import WITHIN_S, Client, Device, desired, until, v2_request
 
@@ -23,7 +23,7 @@ ROW = [1.0, 2.0, 3.0, 4.0]
 class Running:
     """One device on its own broker, and a client that plays console, sensor and consumer."""
 
-    broker: Mosquitto
+    broker: LocalBroker
     device: Device
     user: Client
     # What every deployment holds beside its slots.
@@ -103,7 +103,7 @@ def running(
     *,
     limits: str = "",
     extra: str = "",
-    broker: Callable[[Path], Mosquitto] | None = None,
+    broker: Callable[[Path], LocalBroker] | None = None,
     login: tuple[str, str] | None = None,
     state_dir: Path | None = None,
     wrapper: tuple[str, ...] = (),
@@ -151,8 +151,8 @@ def running(
         started.stop()
 
 
-def persistent(folder: Path) -> Mosquitto:
-    return Mosquitto(folder, persistent=True, settings=("max_queued_messages 100000",))
+def persistent(folder: Path) -> LocalBroker:
+    return LocalBroker(folder, persistent=True)
 
 
 def slot(

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.scenarios import chaos
 from tests.scenarios.conftest import Packs
 from tests.scenarios.device import Device
 
 
 def test_nothing_is_lost_while_worker_agent_and_broker_are_killed(
-    device: Device, broker: Mosquitto, packs: Packs
+    device: Device, broker: LocalBroker, packs: Packs
 ) -> None:
     one = packs.affine(1)
     chaos.prepare(device, broker, one.directory, one.pack)

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.scenarios.conftest import MakeDevice, Packs
 from tests.scenarios.device import Client, Device, client, desired, until, v2_request
 
@@ -50,7 +50,7 @@ def predict(sensor: Client, message_id: str, values: list[float] | None = None) 
 
 
 def test_a_pack_is_fetched_proven_served_and_replaced(
-    device: Device, broker: Mosquitto, packs: Packs
+    device: Device, broker: LocalBroker, packs: Packs
 ) -> None:
     one, two = packs.affine(1), packs.affine(2)
     with client(broker.url) as user:
@@ -70,7 +70,7 @@ def test_a_pack_is_fetched_proven_served_and_replaced(
 
 
 def test_a_pack_whose_self_test_fails_here_is_refused_and_the_old_one_serves(
-    device: Device, broker: Mosquitto, packs: Packs, tmp_path: Path
+    device: Device, broker: LocalBroker, packs: Packs, tmp_path: Path
 ) -> None:
     one = packs.affine(1)
     liar = tmp_path / "liar"
@@ -110,7 +110,7 @@ def rewrite_self_test(folder: Path) -> str:
 
 
 def test_altered_bytes_are_refused_before_anything_loads_them(
-    device: Device, broker: Mosquitto, packs: Packs, tmp_path: Path
+    device: Device, broker: LocalBroker, packs: Packs, tmp_path: Path
 ) -> None:
     one = packs.affine(1)
     altered = tmp_path / "altered"
@@ -127,7 +127,7 @@ def test_altered_bytes_are_refused_before_anything_loads_them(
 
 
 def test_a_malformed_document_is_refused_whole_and_reported(
-    device: Device, broker: Mosquitto, packs: Packs
+    device: Device, broker: LocalBroker, packs: Packs
 ) -> None:
     one = packs.affine(1)
     with client(broker.url) as user:
@@ -144,7 +144,7 @@ def test_a_malformed_document_is_refused_whole_and_reported(
 
 
 def test_an_absent_slot_is_stopped_and_one_pack_in_two_slots_is_kept_once(
-    device: Device, broker: Mosquitto, packs: Packs
+    device: Device, broker: LocalBroker, packs: Packs
 ) -> None:
     one = packs.affine(1)
     other = slot(one.directory, one.pack, input={"topic": "other/+"}, output={"topic": "o2/{1}"})
@@ -162,7 +162,7 @@ def test_an_absent_slot_is_stopped_and_one_pack_in_two_slots_is_kept_once(
 
 
 def test_a_person_goes_back_to_the_previous_pack(
-    device: Device, broker: Mosquitto, packs: Packs
+    device: Device, broker: LocalBroker, packs: Packs
 ) -> None:
     one, two = packs.affine(1), packs.affine(2)
     with client(broker.url) as user:
@@ -177,7 +177,7 @@ def test_a_person_goes_back_to_the_previous_pack(
 
 
 def test_after_a_restart_without_a_network_the_device_serves_what_it_has(
-    make_device: MakeDevice, broker: Mosquitto, packs: Packs
+    make_device: MakeDevice, broker: LocalBroker, packs: Packs
 ) -> None:
     one = packs.affine(1)
     device = make_device().start()
@@ -195,7 +195,7 @@ def test_after_a_restart_without_a_network_the_device_serves_what_it_has(
 
 
 def test_a_file_altered_on_disk_is_found_and_fetched_again(
-    make_device: MakeDevice, broker: Mosquitto, packs: Packs
+    make_device: MakeDevice, broker: LocalBroker, packs: Packs
 ) -> None:
     one, two = packs.affine(1), packs.affine(2)
     device = make_device().start()
@@ -215,7 +215,7 @@ def test_a_file_altered_on_disk_is_found_and_fetched_again(
 
 
 def test_the_agent_ends_in_order_and_says_goodbye(
-    make_device: MakeDevice, broker: Mosquitto
+    make_device: MakeDevice, broker: LocalBroker
 ) -> None:
     device = make_device().start()
     with client(broker.url) as user:
@@ -226,7 +226,7 @@ def test_the_agent_ends_in_order_and_says_goodbye(
 
 
 def test_a_killed_agent_is_seen_offline_by_its_last_will(
-    make_device: MakeDevice, broker: Mosquitto
+    make_device: MakeDevice, broker: LocalBroker
 ) -> None:
     device = make_device().start()
     with client(broker.url) as user:
@@ -238,7 +238,7 @@ def test_a_killed_agent_is_seen_offline_by_its_last_will(
 
 @pytest.mark.parametrize("topic", ["edgeward/press-7/desired"])
 def test_a_document_beyond_its_bound_does_not_stop_anything(
-    device: Device, broker: Mosquitto, topic: str
+    device: Device, broker: LocalBroker, topic: str
 ) -> None:
     with client(broker.url) as user:
         user.publish(topic, b"x" * 100_000)

@@ -29,7 +29,7 @@ from agent.documents.telemetry import (
     Telemetry,
 )
 from agent.wire import blocks
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.repository.markdown import Page, read
 from tests.scenarios.conftest import Packs
 from tests.scenarios.device import Client, Device, client, desired, until, v2_request
@@ -92,7 +92,7 @@ class Story:
 def story(tmp_path_factory: pytest.TempPathFactory, packs: Packs) -> Iterator[Story]:
     folder = tmp_path_factory.mktemp("documented")
     (folder / "broker").mkdir()
-    broker = Mosquitto(folder / "broker").start()
+    broker = LocalBroker(folder / "broker").start()
     roots = f'[fetch]\nroots = ["{packs.folder}"]'
     device = Device(folder / "device", broker.url, extra=roots).start()
     try:

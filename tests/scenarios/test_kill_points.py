@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.scenarios.conftest import MakeDevice, Packs
 from tests.scenarios.device import Client, Device, client, desired, until
 from tests.scenarios.test_deployments import slot
@@ -44,7 +44,7 @@ def healthy(device: Device) -> Device:
 
 
 @pytest.fixture
-def prepared(make_device: MakeDevice, broker: Mosquitto, packs: Packs) -> Device:
+def prepared(make_device: MakeDevice, broker: LocalBroker, packs: Packs) -> Device:
     """A stopped device whose slot serves the old pack."""
     device = make_device(device_id="press-0").start()
     with client(broker.url) as user:
@@ -63,7 +63,7 @@ def settled(device: Device, pack: str) -> bool:
 
 
 def killed_at(
-    at: int, prepared: Device, make_device: MakeDevice, broker: Mosquitto, packs: Packs
+    at: int, prepared: Device, make_device: MakeDevice, broker: LocalBroker, packs: Packs
 ) -> bool:
     """Kill a deployment at one point and see it converge; False where there is no such point."""
     old, new = packs.affine(1).pack, packs.affine(2).pack
@@ -92,7 +92,7 @@ def killed_at(
 
 @pytest.mark.parametrize("part", range(PARTS))
 def test_a_deployment_killed_at_any_point_goes_on_where_it_was(
-    part: int, prepared: Device, make_device: MakeDevice, broker: Mosquitto, packs: Packs
+    part: int, prepared: Device, make_device: MakeDevice, broker: LocalBroker, packs: Packs
 ) -> None:
     for at in range(1 + part * POINTS_PER_PART, 1 + (part + 1) * POINTS_PER_PART):
         reached = killed_at(at, prepared, make_device, broker, packs)

@@ -15,7 +15,7 @@ import pytest
 
 from agent.documents.gap import Reason
 from agent.documents.report import SlotPhase
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.repository.markdown import read
 from tests.scenarios.conftest import MakeDevice, Packs
 from tests.scenarios.device import Device, client, desired, until, v2_request
@@ -52,9 +52,9 @@ def test_every_state_and_reason_has_its_line() -> None:
 
 
 @contextmanager
-def brokers(folder: Path, **local: Any) -> Iterator[Mosquitto]:
+def brokers(folder: Path, **local: Any) -> Iterator[LocalBroker]:
     folder.mkdir()
-    started = Mosquitto(folder, **local).start()
+    started = LocalBroker(folder, **local).start()
     try:
         yield started
     finally:
@@ -68,7 +68,7 @@ def settings(name: str) -> tuple[str, ...]:
 
 
 @pytest.fixture
-def rights(tmp_path: Path) -> Iterator[Mosquitto]:
+def rights(tmp_path: Path) -> Iterator[LocalBroker]:
     """A broker with the configuration and the rights of the page."""
     acl = tuple(FILES["acl"].splitlines())
     users = {"press-7": "secret", "console": "word"}
@@ -78,7 +78,9 @@ def rights(tmp_path: Path) -> Iterator[Mosquitto]:
         yield one
 
 
-def test_the_rights_on_the_page_are_enough(rights: Mosquitto, tmp_path: Path, packs: Packs) -> None:
+def test_the_rights_on_the_page_are_enough(
+    rights: LocalBroker, tmp_path: Path, packs: Packs
+) -> None:
     one, two = packs.affine(1), packs.affine(2)
     login = f'username = "press-7"\npassword_file = "{tmp_path / "secret"}"'
     device = Device(tmp_path / "device", rights.url, extra=login).start()
@@ -99,7 +101,7 @@ def test_the_rights_on_the_page_are_enough(rights: Mosquitto, tmp_path: Path, pa
 
 
 def test_a_slot_that_went_back_stays_there_until_the_same_is_deployed_under_another_name(
-    make_device: MakeDevice, broker: Mosquitto, packs: Packs
+    make_device: MakeDevice, broker: LocalBroker, packs: Packs
 ) -> None:
     one, two = packs.affine(1), packs.affine(2)
     device = make_device().start()
@@ -124,7 +126,7 @@ def test_a_slot_that_went_back_stays_there_until_the_same_is_deployed_under_anot
 
 
 def test_no_slots_stop_everything_and_no_document_stops_nothing(
-    make_device: MakeDevice, broker: Mosquitto, packs: Packs
+    make_device: MakeDevice, broker: LocalBroker, packs: Packs
 ) -> None:
     one = packs.affine(1)
     device = make_device().start()
@@ -159,7 +161,7 @@ def test_a_device_is_managed_through_the_bridge_of_the_page(tmp_path: Path, pack
                 device.stop()
 
 
-def through_the_bridge(device: Device, plant: Mosquitto, local: Mosquitto, packed: Any) -> None:
+def through_the_bridge(device: Device, plant: LocalBroker, local: LocalBroker, packed: Any) -> None:
     console = ("--broker", plant.url, "--device", "press-7")
     topics = ("--input-topic", "sensors/+/accel", "--output-topic", "predictions/{slot}/{1}")
     place = ("--slot", "vib", "--probation", "0.1", "--timeout", "30")
@@ -173,7 +175,7 @@ def through_the_bridge(device: Device, plant: Mosquitto, local: Mosquitto, packe
 
 
 def test_the_files_on_the_page_are_those_of_a_device(
-    make_device: MakeDevice, broker: Mosquitto, packs: Packs
+    make_device: MakeDevice, broker: LocalBroker, packs: Packs
 ) -> None:
     one = packs.affine(1)
     device = make_device().start()

@@ -15,7 +15,7 @@ from typing import Any
 import paho.mqtt.client as paho
 import pytest
 
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.scenarios.conftest import Packs
 from tests.scenarios.device import Client, client, desired, until, v2_request
 from tests.scenarios.running import ROW, Running, documents, running, slot
@@ -98,8 +98,8 @@ def test_a_broker_that_refuses_us_is_reported_and_asked_again(tmp_path: Path, pa
 def guarded(folder: Path, packs: Packs, extra: str) -> Iterator[Running]:
     """A device on a broker that asks for a password."""
 
-    def broker(place: Path) -> Mosquitto:
-        return Mosquitto(place, users={"press-7": "right", "tester": "right"})
+    def broker(place: Path) -> LocalBroker:
+        return LocalBroker(place, users={"press-7": "right", "tester": "right"})
 
     with running(folder, packs, broker=broker, extra=extra, login=("tester", "right")) as started:
         yield started

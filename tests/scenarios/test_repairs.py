@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.scenarios.conftest import MakeDevice, Packs
 from tests.scenarios.device import Device, client
 from tests.scenarios.test_deployments import deploy, predict, slot
@@ -24,7 +24,7 @@ def damage(path: Path) -> None:
 
 @pytest.mark.parametrize("what", ["manifest.json", "*.onnx", "all of it"])
 def test_a_serving_pack_that_is_damaged_is_repaired_after_a_restart(
-    make_device: MakeDevice, broker: Mosquitto, packs: Packs, what: str
+    make_device: MakeDevice, broker: LocalBroker, packs: Packs, what: str
 ) -> None:
     one = packs.affine(1)
     device = make_device().start()
@@ -43,7 +43,7 @@ def test_a_serving_pack_that_is_damaged_is_repaired_after_a_restart(
 
 
 def test_the_same_pack_from_another_source_is_fetched_there(
-    device: Device, broker: Mosquitto, packs: Packs
+    device: Device, broker: LocalBroker, packs: Packs
 ) -> None:
     one = packs.affine(1)
     with client(broker.url) as user:
@@ -55,7 +55,7 @@ def test_the_same_pack_from_another_source_is_fetched_there(
 
 
 def test_a_slot_that_failed_is_left_alone_until_it_is_wanted_again(
-    device: Device, broker: Mosquitto, packs: Packs, tmp_path: Path
+    device: Device, broker: LocalBroker, packs: Packs, tmp_path: Path
 ) -> None:
     one = packs.affine(1)
     shelf = tmp_path / "shelf"

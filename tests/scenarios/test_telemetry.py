@@ -18,7 +18,7 @@ from agent.author.pack import Packed, pack
 from agent.author.spec import Spec
 from agent.documents.gap import GapDocument
 from agent.documents.telemetry import DEVICE_METRICS, SLOT_METRICS, Event, Telemetry
-from tests.brokers import Mosquitto
+from tests.brokers import LocalBroker
 from tests.scenarios.conftest import Packs
 from tests.scenarios.device import Client, until, v2_request
 from tests.scenarios.models import Affine, write_affine
@@ -244,7 +244,7 @@ def test_what_a_full_spool_drops_is_told_and_the_sum_is_right_also_over_a_kill(
     tmp_path: Path, packs: Packs
 ) -> None:
     (tmp_path / "other").mkdir()
-    other = Mosquitto(tmp_path / "other").start()
+    other = LocalBroker(tmp_path / "other").start()
     bus = f'[bus]\nurl = "{other.url}"\n'
     with running(tmp_path, packs, limits="spool_mb = 1", extra=bus) as here:
         listener, sensor = Listener(here), Client(other.url, client_id="sensor")
