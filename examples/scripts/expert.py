@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 # Before the imports that read them: no threads but ours, nothing sent home.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -31,7 +32,7 @@ DTYPES = {"tensor(float)": np.float32, "tensor(int16)": np.int16, "tensor(uint8)
 class Model:
     """One loaded, warmed model; everything that messages share is made here, once."""
 
-    def __init__(self, path, threads):
+    def __init__(self, path: Path, threads: int) -> None:
         file = path.resolve()
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -47,10 +48,10 @@ class Model:
         )
         self.scores(np.zeros(self.shape, self.dtype))
 
-    def scores(self, array):
+    def scores(self, array: Any) -> Any:
         return self.run(self.targets, {self.source: array})[0]
 
-    def answer_v2(self, payload):
+    def answer_v2(self, payload: bytes) -> bytes:
         request = orjson.loads(payload)
         tensor = request["inputs"][0]
         scores = self.scores(np.array(tensor["data"], self.dtype).reshape(tensor["shape"]))
@@ -61,14 +62,16 @@ class Model:
             orjson.dumps(scores.ravel().tolist()),
         )
 
-    def answer_raw(self, payload):
-        return self.scores(np.frombuffer(payload, self.dtype).reshape(self.shape)).tobytes()
+    def answer_raw(self, payload: bytes) -> bytes:
+        scores = self.scores(np.frombuffer(payload, self.dtype).reshape(self.shape))
+        answer: bytes = scores.tobytes()
+        return answer
 
 
 class Server:
     """The model that serves now, and the connection."""
 
-    def __init__(self, args):
+    def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
         self.model = Model(Path(args.model), args.threads)
         self.loading = threading.Lock()
@@ -86,13 +89,13 @@ class Server:
         self.client.on_message = self.on_message
         self.raw = args.raw
 
-    def no_delay(self, _client, _userdata, sock):
+    def no_delay(self, _client: Any, _userdata: Any, sock: socket.socket) -> None:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
-    def subscribe(self, client, _userdata, _flags, _reason, _properties):
+    def subscribe(self, client: Any, _data: Any, _flags: Any, _reason: Any, _props: Any) -> None:
         client.subscribe(self.args.input, self.args.qos)
 
-    def on_message(self, client, _userdata, message):
+    def on_message(self, client: Any, _userdata: Any, message: Any) -> None:
         model = self.model
         try:
             answer = model.answer_raw if self.raw else model.answer_v2
@@ -100,21 +103,21 @@ class Server:
         except Exception as error:  # one bad message must not end the stream
             print(f"{message.topic}: {error}", file=sys.stderr)
 
-    def reload(self, *_):
+    def reload(self, *_: object) -> None:
         threading.Thread(target=self.load_beside, daemon=True).start()
 
-    def load_beside(self):
+    def load_beside(self) -> None:
         with self.loading:
             self.model = Model(Path(self.args.model), self.args.threads)
 
-    def serve(self):
+    def serve(self) -> None:
         signal.signal(signal.SIGHUP, self.reload)
         host, _, port = self.args.broker.partition(":")
         self.client.connect(host, int(port or 1883))
         self.client.loop_forever()
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("broker", help="host:port")

@@ -10,6 +10,7 @@ import argparse
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -21,11 +22,11 @@ DTYPES = {"tensor(float)": np.float32, "tensor(int16)": np.int16, "tensor(uint8)
 class Model:
     """A loaded model and what it answers."""
 
-    def __init__(self, path):
+    def __init__(self, path: str) -> None:
         self.path = Path(path)
         self.load()
 
-    def load(self):
+    def load(self) -> None:
         file = self.path.resolve()
         self.name, _, self.version = file.stem.rpartition("-")
         self.session = ort.InferenceSession(file)
@@ -33,10 +34,10 @@ class Model:
         self.output = self.session.get_outputs()[0]
         self.dtype = DTYPES[self.input.type]
 
-    def run(self, array):
+    def run(self, array: Any) -> Any:
         return self.session.run(None, {self.input.name: array})[0]
 
-    def answer_v2(self, payload):
+    def answer_v2(self, payload: bytes) -> str:
         request = json.loads(payload)
         tensor = request["inputs"][0]
         scores = self.run(np.array(tensor["data"], dtype=self.dtype).reshape(tensor["shape"]))
@@ -54,12 +55,13 @@ class Model:
         }
         return json.dumps(answer)
 
-    def answer_raw(self, payload):
+    def answer_raw(self, payload: bytes) -> bytes:
         array = np.frombuffer(payload, dtype=self.dtype).reshape(self.input.shape)
-        return self.run(array).tobytes()
+        answer: bytes = self.run(array).tobytes()
+        return answer
 
 
-def main():
+def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("model")
     parser.add_argument("broker", help="host:port")
@@ -72,10 +74,10 @@ def main():
     model = Model(args.model)
     signal.signal(signal.SIGHUP, lambda *_: model.load())
 
-    def on_connect(client, userdata, flags, reason_code, properties):
+    def on_connect(client: Any, userdata: Any, flags: Any, reason: Any, properties: Any) -> None:
         client.subscribe(args.input, args.qos)
 
-    def on_message(client, userdata, message):
+    def on_message(client: Any, userdata: Any, message: Any) -> None:
         answer = model.answer_raw if args.raw else model.answer_v2
         client.publish(args.output, answer(message.payload), args.qos)
 

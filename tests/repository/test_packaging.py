@@ -43,6 +43,16 @@ def _applies(pin: Requirement, python: str) -> bool:
     return pin.marker is None or pin.marker.evaluate({"python_version": python})
 
 
+def test_every_folder_with_python_in_it_is_checked_for_types() -> None:
+    made_by_make = {"build", "dist"}
+    folders = {
+        path.name
+        for path in REPOSITORY.iterdir()
+        if not path.name.startswith(".") and path.is_dir() and any(path.rglob("*.py"))
+    }
+    assert folders - made_by_make == set(PROJECT["tool"]["mypy"]["files"])
+
+
 def test_whatever_pyproject_asks_for_has_one_exact_version_on_every_python() -> None:
     for asked in _asked_for():
         name = canonicalize_name(asked.name)
