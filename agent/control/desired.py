@@ -21,6 +21,9 @@ from agent.control.rollouts import Step, abandon, begin, put_right, same_target,
 from agent.control.state import Aim, DeviceState, Phase, Rollout, SlotState
 from agent.documents.deployment import Deployment
 
+# Whose sessions are still to be ended, where the broker is away for long.
+MAX_LEAVING = 256
+
 
 def desired(state: DeviceState, event: e.DesiredArrived) -> Step:
     """Aim every slot at what an accepted document says of it."""
@@ -29,9 +32,10 @@ def desired(state: DeviceState, event: e.DesiredArrived) -> Step:
     document = event.deployment
     again = _only_renamed(state, document)
     actions: list[e.Action] = []
-    for name, entry in state.slots.items():
-        if name not in document.slots:
-            actions += [*abandon(name, entry), e.StopSlot(name)]
+    left = {name: entry for name, entry in state.slots.items() if name not in document.slots}
+    for name, entry in left.items():
+        actions += [*abandon(name, entry), e.StopSlot(name)]
+    leaving = [name for name in (*state.leaving, *left) if name not in document.slots]
     moved = replace(
         state,
         deployment=document.deployment,
@@ -40,6 +44,7 @@ def desired(state: DeviceState, event: e.DesiredArrived) -> Step:
         unknown_fields=event.unknown_fields,
         telemetry=document.telemetry,
         slots={name: state.slots.get(name, SlotState()) for name in document.slots},
+        leaving=tuple(dict.fromkeys(leaving))[-MAX_LEAVING:],
         lost=False,
     )
     for name, target in document.slots.items():

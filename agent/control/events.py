@@ -113,10 +113,17 @@ class RollbackRequested:
     slot: str
 
 
+@dataclass(frozen=True)
+class SlotStopped:
+    """A slot that is gone has left nothing behind."""
+
+    slot: str
+
+
 RolloutEvent = (
     Fetched | Verified | Qualified | Switched | ProbationPassed | Restored | RetryDue | StepFailed
 )
-SlotEvent = CrashLooped | Recovered | Unservable | RollbackRequested
+SlotEvent = CrashLooped | Recovered | Unservable | RollbackRequested | SlotStopped
 Event = DesiredArrived | DesiredRefused | SlotEvent | RolloutEvent
 
 
@@ -186,7 +193,7 @@ class Abandon:
 
 @dataclass(frozen=True)
 class StopSlot:
-    """Stop serving a slot: finish what is in flight, unsubscribe, end its worker."""
+    """Stop serving a slot: finish what is in flight, end its worker and its session."""
 
     slot: str
 

@@ -92,12 +92,14 @@ def step(state: DeviceState, event: e.Event) -> Step:
 
 
 def resume(state: DeviceState) -> tuple[e.Action, ...]:
-    """The actions that a restart must perform again: the entry action of each running rollout."""
-    return tuple(
+    """The actions that a restart must perform again: the entry action of each running rollout, and
+    the end of each slot that was being left."""
+    running = (
         entry_action(name, entry.rollout)
         for name, entry in state.slots.items()
         if entry.rollout is not None
     )
+    return (*running, *(e.StopSlot(name) for name in state.leaving))
 
 
 def _refused(state: DeviceState, event: e.DesiredRefused) -> Step:
@@ -314,6 +316,12 @@ def _uncertain(running: Rollout) -> bool:
     return running.phase is Phase.SWITCHING or running.heading is Phase.RESTORING
 
 
+def _stopped(state: DeviceState, event: e.SlotStopped) -> Step:
+    if event.slot not in state.leaving:
+        return Step(state)  # it has come back meanwhile
+    return Step(replace(state, leaving=tuple(n for n in state.leaving if n != event.slot)))
+
+
 DECISIONS: Mapping[type, Callable[[DeviceState, Any], Step]] = {
     e.DesiredArrived: desired,
     e.DesiredRefused: _refused,
@@ -321,4 +329,5 @@ DECISIONS: Mapping[type, Callable[[DeviceState, Any], Step]] = {
     e.Recovered: _recovered,
     e.Unservable: _unservable,
     e.RollbackRequested: _rollback,
+    e.SlotStopped: _stopped,
 }

@@ -34,7 +34,7 @@ class Facts:
     isolation: str = ""
     p50_ms: float | None = None
     progress: Progress | None = None
-    # Why the worker of a serving slot is not there.
+    # Why a slot that should serve does not: its worker is not there, or its bus.
     trouble: Failure | None = None
 
 

@@ -113,6 +113,8 @@ class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
     unknown_fields: int = 0
     telemetry: TelemetrySettings = TelemetrySettings()
     slots: dict[str, SlotState] = {}
+    # Slots that are gone, and whose sessions at the broker may not be; the oldest first.
+    leaving: tuple[str, ...] = ()
     # By pack id.
     qualified: dict[str, Qualification] = {}
     next_rollout: int = 1

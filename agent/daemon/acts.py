@@ -5,18 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from agent.control import events as e
 from agent.control.rollouts import same_target
 from agent.control.selection import Candidate, select
-from agent.control.state import DeviceState, Qualification
+from agent.control.state import DeviceState, Qualification, SlotState
+from agent.daemon.bus import Bus
 from agent.daemon.fetch import Fetcher
 from agent.daemon.lane import DeadLetter, Effects, Lane
 from agent.daemon.meters import SlotMeters
 from agent.daemon.reconciler import failure_of
-from agent.daemon.router import Router
 from agent.daemon.serving import Hooks, Plan, SlotServer
 from agent.daemon.supervisor import NoWorkerNow, Supervisor
 from agent.documents import codec
@@ -37,6 +37,10 @@ from agent.wire.worker import Load
 
 log = logging.getLogger(__name__)
 
+# How long a switch waits for the broker to answer the subscription; a broker that is away is not
+# the pack's fault.
+LISTENING_WITHIN_S = 5.0
+
 
 @dataclass
 class Acts:
@@ -49,7 +53,9 @@ class Acts:
     store: PackStore
     fetcher: Fetcher
     supervisor: Supervisor
-    router: Router
+    # Makes the bus of a lane; ends what a slot that is gone left with the broker.
+    bus: Callable[[Lane], Bus]
+    end_session: Callable[[str], Awaitable[None]]
     hooks: Hooks
     dead_letter: Callable[[DeadLetter], None]
     state: Callable[[], DeviceState]
@@ -59,6 +65,7 @@ class Acts:
     servers: dict[str, SlotServer] = field(default_factory=dict)
     progress: dict[str, Progress] = field(default_factory=dict)
     _stopping: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    _ending: dict[str, asyncio.Task[None]] = field(default_factory=dict)
 
     # -- performers -----------------------------------------------------------------------------
 
@@ -160,9 +167,7 @@ class Acts:
         return same_target(server.plan.spec, target)
 
     async def _take_over(self, name: str, target: Slot, *, on_probation: bool) -> None:
-        stopping = self._stopping.get(name)
-        if stopping is not None:
-            await asyncio.wait((stopping,))
+        await self._gone(name)
         plan = self._plan(name, target)
         server = self.servers.get(name) or self._new_server(name, target)
         try:
@@ -173,7 +178,18 @@ class Acts:
             raise
         self.servers[name] = server
         # Only now: what came before could not be answered.
-        self.router.add(server.lane)
+        server.bus.listen()
+        await server.bus.listening(LISTENING_WITHIN_S)
+
+    async def _gone(self, name: str) -> None:
+        """Return when an earlier slot of this name has finished and lets go of the session."""
+        stopping = self._stopping.get(name)
+        if stopping is not None:
+            await asyncio.wait((stopping,))
+        ending = self._ending.get(name)
+        if ending is not None:
+            ending.cancel()
+            await asyncio.wait((ending,))
 
     async def watch(self, action: e.Watch) -> e.ProbationPassed:
         server = self.servers.get(action.slot)
@@ -189,21 +205,23 @@ class Acts:
         await asyncio.sleep(action.seconds * random.uniform(0.5, 1.0))  # noqa: S311
         return e.RetryDue(action.slot, action.rollout)
 
-    async def stop_slot(self, action: e.StopSlot) -> None:
-        server = self.servers.pop(action.slot, None)
-        if server is None:
-            return
-        task = asyncio.ensure_future(self._remove(server))
-        self._stopping[action.slot] = task
-        try:
-            await asyncio.shield(task)
-        finally:
-            self._stopping.pop(action.slot, None)
+    async def stop_slot(self, action: e.StopSlot) -> e.SlotStopped:
+        name = action.slot
+        server = self.servers.pop(name, None)
+        if server is not None:
+            stopping = self._stopping[name] = asyncio.ensure_future(self._remove(server))
+            stopping.add_done_callback(lambda _: self._stopping.pop(name, None))
+            await asyncio.shield(stopping)
+        # Where the broker is away this takes until it is back, or until the slot is.
+        ending = self._ending[name] = asyncio.ensure_future(self.end_session(name))
+        ending.add_done_callback(lambda _: self._ending.pop(name, None))
+        await asyncio.wait((ending,))
+        return e.SlotStopped(name)
 
     async def _remove(self, server: SlotServer) -> None:
-        self.router.leave(server.lane.name)
+        server.bus.leave()
         await server.stop(for_good=True)
-        self.router.remove(server.lane)
+        await server.bus.stop()
 
     # -- serving --------------------------------------------------------------------------------
 
@@ -222,7 +240,7 @@ class Acts:
             server.on_probation = not entry.proven
             server.looping = entry.looping is not None
             self.servers[name] = server
-            self.router.add(server.lane)
+            server.bus.listen(former=_filters(entry))
             packs.setdefault(entry.serving.pack, []).append(server)
         await asyncio.gather(*(self._serve_whole(pack, slots) for pack, slots in packs.items()))
 
@@ -253,8 +271,7 @@ class Acts:
             SlotMeters(),
             reserved=shared_prefix_of(self.settings),
         )
-        self.router.connect(lane)
-        return SlotServer(lane, self.supervisor, self.hooks)
+        return SlotServer(self.bus(lane), self.supervisor, self.hooks)
 
     def _manifest(self, pack: str) -> Manifest:
         data = self.store.manifest(pack)
@@ -299,6 +316,15 @@ class Acts:
             require_isolation=self.settings.isolation.require,
         )
         return Plan(target, manifest, candidate.runtime, load, limits.probe_deadline_s, deadline_s)
+
+
+def _filters(entry: SlotState) -> set[str]:
+    """What the slot may have asked the broker for, whatever became of it."""
+    rollout, outcome = entry.rollout, entry.outcome
+    known = [entry.serving, entry.previous]
+    known += [rollout.target] if rollout is not None else []
+    known += [outcome.target] if outcome is not None else []
+    return {slot.input.topic for slot in known if slot is not None}
 
 
 def _none_runs(failures: list[AgentError], reasons: list[str]) -> AgentError:

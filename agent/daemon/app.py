@@ -23,15 +23,15 @@ from agent.clouds.plain_mqtt import PlainMqtt
 from agent.control import events as e
 from agent.control.state import DeviceState, packs_needed
 from agent.daemon.acts import Acts
-from agent.daemon.bus import MqttBus
+from agent.daemon.bus import RECEIVE_MAXIMUM, Bus
 from agent.daemon.disk import Disk
 from agent.daemon.fetch import Fetcher
+from agent.daemon.lane import Lane
 from agent.daemon.local_api import LocalApi
 from agent.daemon.logs import start_logging
 from agent.daemon.outbox import Outbox
 from agent.daemon.reconciler import Observers, Reconciler, failure_of
 from agent.daemon.reporter import Reporter
-from agent.daemon.router import Router
 from agent.daemon.serving import Hooks
 from agent.daemon.supervisor import StartTemplate, Supervisor
 from agent.daemon.systemd import Notifier
@@ -43,7 +43,7 @@ from agent.documents.settings import Connection, Settings, prefix_of, shared_pre
 from agent.errors import AgentError, DocumentError, LinkError, StoreCorrupt, StoreError, UsageError
 from agent.links.dialing import TlsFiles
 from agent.links.local import socket_path
-from agent.links.mqtt import LinkOptions, LinkState, MqttLink
+from agent.links.mqtt import LinkOptions, LinkState, MqttLink, end_session
 from agent.links.template import start_template
 from agent.store.files import Files
 from agent.store.lock import lock_state_dir
@@ -55,8 +55,6 @@ from agent.wire.topic_rules import check_topics
 
 log = logging.getLogger(__name__)
 
-# Messages that a broker may send before the first is acknowledged.
-RECEIVE_MAXIMUM = 128
 STALL_LOOK_EVERY_S = 1.0
 SESSION_EXPIRY_S = 7 * 86_400
 SAVED_WITHIN_S = 5.0
@@ -86,32 +84,45 @@ class Daemon:
         self._prefix = prefix_of(settings)
         self.dialect: Dialect = PlainMqtt(self._prefix)
         self.supervisor = Supervisor(start_template)
-        self._make_connections()
-        self.router = Router(self.predictions, asyncio.get_running_loop().time)
+        self._make_link()
         self._make_control()
 
     # -- building -------------------------------------------------------------------------------
 
-    def _make_connections(self) -> None:
-        link = self.settings.link
-        # The bus has a connection of its own, also to the same broker: sensors that wait for a
-        # worker fill a connection's window, and a deployment that repairs it must still get in.
-        bus = self.settings.bus or link
+    def _make_link(self) -> None:
+        options = self._options(self.settings.link, "link", will=self.dialect.offline())
         self.link = MqttLink(
-            self._options(link, "link", will=self.dialect.offline()),
+            options,
             on_messages=self._on_link_messages,
             on_state=self._on_link_state,
+            on_oversized=lambda message: self.reporter.failed(
+                "message_too_large",
+                LinkError(
+                    f"a message of {message.size_bytes:,} bytes on {message.topic!r} was thrown "
+                    f"away: the agent takes packets up to {options.session.max_packet_size:,} bytes"
+                ),
+            ),
         )
         self.link.subscribe(self.dialect.subscriptions())
-        self.bus = MqttLink(
-            self._options(bus, "bus"),
-            on_messages=self._on_bus_messages,
-            on_state=self._on_bus_state,
-        )
-        self.predictions = MqttBus(self.bus)
 
-    def _options(self, connection: Connection, name: str, *, will: Any = None) -> LinkOptions:
-        suffix = "" if name == "link" else f"-{name}"
+    def _bus_options(self, slot: str) -> LinkOptions:
+        connection = self.settings.bus or self.settings.link
+        return self._options(connection, f"bus of {slot}", suffix=f"-bus-{slot}")
+
+    def _bus(self, lane: Lane) -> Bus:
+        """Each slot has a connection of its own: sensors that wait for one slot's worker fill a
+        connection's window, and neither another slot nor a deployment may wait behind them."""
+        return Bus(
+            lane,
+            partial(MqttLink, self._bus_options(lane.name)),
+            clock=asyncio.get_running_loop().time,
+            spawn=partial(self._spawn, core=f"the bus of {lane.name}"),
+            changed=lambda: self.reporter.changed(),
+        )
+
+    def _options(
+        self, connection: Connection, name: str, *, suffix: str = "", will: Any = None
+    ) -> LinkOptions:
         client_id = connection.client_id or f"edgeward-{self.settings.device_id}"
         return LinkOptions(
             url=connection.url,
@@ -154,7 +165,8 @@ class Daemon:
             self.store,
             self.fetcher,
             self.supervisor,
-            self.router,
+            self._bus,
+            lambda slot: end_session(self._bus_options(slot)),
             hooks,
             dead_letter=lambda letter: self.reporter.dead_letter(letter),
             state=lambda: self.reconciler.state,
@@ -186,7 +198,6 @@ class Daemon:
         self.reporter = Reporter(
             self.settings,
             self.link,
-            self.bus,
             self.dialect,
             self.outbox,
             state=lambda: self.reconciler.state,
@@ -194,7 +205,6 @@ class Daemon:
             progress=self.acts.progress,
             wall=time.time,
             spool_bytes=lambda: self.outbox.used_bytes,
-            unrouted=lambda: self.router.unrouted,
         )
 
     def _packs_needed(self) -> set[str] | None:
@@ -228,13 +238,6 @@ class Daemon:
     def _acknowledge_saved(self, message: Message, saved: asyncio.Future[None]) -> None:
         if not saved.cancelled() and saved.exception() is None:
             self.link.ack(message)
-
-    def _on_bus_messages(self, messages: list[Message]) -> None:
-        self.router.deliver(messages)
-
-    def _on_bus_state(self, state: LinkState) -> None:
-        if state.granted is not None:
-            self.router.window(RECEIVE_MAXIMUM if state.granted.version == 5 else None)
 
     def _take_own(self, message: Message) -> asyncio.Future[None] | None:
         """Do what a message to the agent means; a future where it must be saved first."""
@@ -346,7 +349,7 @@ class Daemon:
 
         Args:
             work: What to run.
-            core: The name of what the agent cannot be without: its end is the agent's.
+            core: The name of what the agent cannot be without: its failure is the agent's.
         """
         task = asyncio.ensure_future(work)
         self._tasks.append(task)
@@ -359,12 +362,14 @@ class Daemon:
         self._tasks.remove(task)
         error = None if task.cancelled() else task.exception()
         if error is not None:
-            log.error("a task of the agent ended", exc_info=error)
-        if task in self._core and not self._stop.is_set():
-            # Without it the agent would live, feed the watchdog, and do nothing.
-            log.critical("%s has ended, and the agent ends with it", task.get_name())
-            self._failed = True
-            self._stop.set()
+            log.error("a task of the agent failed", exc_info=error)
+        if task in self._core:
+            self._core.remove(task)
+            if error is not None and not self._stop.is_set():
+                # Without it the agent would live, feed the watchdog, and do nothing.
+                log.critical("%s has failed, and the agent ends with it", task.get_name())
+                self._failed = True
+                self._stop.set()
 
     async def run(self) -> bool:
         """Serve until SIGTERM or SIGINT.
@@ -390,10 +395,9 @@ class Daemon:
         )
         await self.local.start()
         self._spawn(self.link.run(), core="the link")
-        self._spawn(self.bus.run(), core="the bus")
         self._spawn(self.reconciler.run(), core="the reconciler")
         self._spawn(self.reporter.run(), core="the reporter")
-        self._spawn(self._look_for_stalls(), core="the watch over the bus")
+        self._spawn(self._look_for_stalls(), core="the watch over the buses")
         if self._notifier.watchdog_every_s is not None:
             self._spawn(self._keep_alive(self._notifier.watchdog_every_s), core="the watchdog")
         self._notifier.ready()
@@ -405,7 +409,8 @@ class Daemon:
     async def _look_for_stalls(self) -> None:
         while True:
             await asyncio.sleep(STALL_LOOK_EVERY_S)
-            self.router.look_for_stall(asyncio.get_running_loop().time())
+            for server in self.acts.servers.values():
+                server.bus.look_for_stall()
 
     async def _keep_alive(self, every_s: float) -> None:
         while True:
@@ -422,11 +427,11 @@ class Daemon:
         await _within(_together(*(server.stop(for_good=False) for server in servers)), DRAIN_S)
         self.reporter.close()
         self.outbox.hold()
-        self.predictions.stopping = True
         offline = self.dialect.offline()
         with suppress(AgentError):
             self.link.publish(offline.topic, offline.payload, qos=0, retain=True)
-        await _within(_together(self.link.stop(), self.bus.stop()), ENDING_S)
+        buses = [server.bus.stop() for server in servers]
+        await _within(_together(self.link.stop(), *buses), ENDING_S)
         await self.local.stop()
         await self.supervisor.close()
         self.outbox.close()

@@ -19,10 +19,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Protocol
 
+from agent.daemon.held import HeldBudget
 from agent.daemon.meters import SlotMeters
 from agent.documents.deployment import Slot
 from agent.errors import AgentError, BadOutput
 from agent.wire import frames, topics
+from agent.wire.mqtt.options import MAX_PACKET_BYTES
 
 # Held payloads of open windows kept for a worker that has to start again.
 MAX_HELD_BYTES = 8 * 1024 * 1024
@@ -58,18 +60,6 @@ class Handed(Enum):
 Done = Callable[[Handed, str], None]
 
 
-@dataclass
-class HeldBudget:
-    """How many unacknowledged messages may sit in open windows, over all lanes.
-
-    A broker sends only so many messages before the first is acknowledged; windows that held them
-    all would wait for ever for the next.
-    """
-
-    limit: int
-    used: int = 0
-
-
 @dataclass(slots=True)
 class Pending:
     """One message on its way through a lane."""
@@ -96,6 +86,8 @@ class DeadLetter:
     reason: str
     # The worker's own error document, where it sent one.
     detail: bytes = b""
+    # How long the payload is, where it was thrown away unread.
+    size_bytes: int | None = None
 
 
 def _nothing(*_: object) -> None:
@@ -104,7 +96,7 @@ def _nothing(*_: object) -> None:
 
 @dataclass
 class Effects:
-    """Everything a lane causes; the router and the slot's server wire it."""
+    """Everything a lane causes; the bus and the slot's server wire it."""
 
     dead_letter: Callable[[DeadLetter], None]
     # topic, payload, message answered, retain, and what to call when it is handed over.
@@ -136,7 +128,7 @@ class Lane:
     meters: SlotMeters
     # Topics below this prefix are those of agents.
     reserved: str
-    budget: HeldBudget = field(default_factory=lambda: HeldBudget(64))
+    budget: HeldBudget = field(default_factory=HeldBudget)
     waiting: deque[Pending] = field(default_factory=deque)
     in_flight: dict[int, Pending] = field(default_factory=dict)
     handing_over: int = 0
@@ -156,36 +148,50 @@ class Lane:
 
     def arrived(self, message: Inbound, now: float) -> None:
         """Take one message from the bus; `flush` sends what may go."""
-        self.meters.received += 1
-        if message.dup:
-            self.meters.redelivered += 1
-        if self.waiting and self._may_drop(message) and self._is_full():
-            self.meters.dropped += 1
-            if self.spec.input.drop == "drop_newest" or not self._drop_oldest():
-                self.effects.acknowledge(message)
-                return
         topic = message.topic
         # Worked out now: when a new specification is served, the wildcards may be others.
         output = self._outputs.get(topic)
         if output is None:
             output = self._output_topic(topic)
+            if output is None:
+                # Asked for by an earlier specification, which the broker has not left yet.
+                self.meters.unrouted += 1
+                self.effects.acknowledge(message)
+                return
+        self.meters.received += 1
+        if message.dup:
+            self.meters.redelivered += 1
+        if self.waiting and message.qos == 0 and self._is_full():
+            self.meters.dropped += 1
+            if self.spec.input.drop == "drop_newest" or not self._drop_oldest():
+                return
         self.waiting.append(Pending(self._next, message, topic.encode(), output, now))
         self._next += 1
+
+    def too_large(self, topic: str, size_bytes: int) -> None:
+        """Set aside a message that the connection threw away unread."""
+        self.meters.received += 1
+        self.meters.dead_letters += 1
+        self.effects.dead_letter(
+            DeadLetter(
+                self.name,
+                topic,
+                b"",
+                "too_large",
+                f"its packet is larger than the {MAX_PACKET_BYTES:,} bytes that the agent takes",
+                size_bytes=size_bytes,
+            )
+        )
 
     def _is_full(self) -> bool:
         # As many may wait as may be in flight; one read can bring both.
         busy = len(self.in_flight) + self.handing_over
         return len(self.waiting) + busy >= 2 * self.spec.input.max_in_flight
 
-    def _may_drop(self, message: Inbound) -> bool:
-        # At QoS 1 it may come because another slot's subscription covers this slot's.
-        return min(message.qos, self.spec.input.qos) == 0
-
     def _drop_oldest(self) -> bool:
         for pending in self.waiting:
-            if self._may_drop(pending.message):
+            if pending.message.qos == 0:
                 self.waiting.remove(pending)
-                self._acknowledge(pending)
                 return True
         return False
 
@@ -283,10 +289,11 @@ class Lane:
         # Whoever can send a sensor message must not make the agent write an agent's documents.
         return topics.is_name(topic) and not topic.startswith((self.reserved, "$"))
 
-    def _output_topic(self, topic: str) -> str:
+    def _output_topic(self, topic: str) -> str | None:
+        """Where answers to a topic's messages go; None where they are not for this slot."""
         wildcards = topics.match(self.spec.input.topic, topic)
         if wildcards is None:
-            return ""
+            return None
         found = topics.fill(
             self.spec.output.topic, slot=self.name, device=self.device, wildcards=wildcards
         )

@@ -59,6 +59,7 @@ class SlotMeters:
     document (`window`)."""
 
     received: int = 0
+    unrouted: int = 0
     predictions: int = 0
     absorbed: int = 0
     rejected: int = 0

@@ -40,7 +40,7 @@ class Performers(Protocol):
     async def watch(self, action: e.Watch) -> e.ProbationPassed: ...
     async def restore(self, action: e.Restore) -> e.Restored: ...
     async def wait(self, action: e.Wait) -> e.RetryDue: ...
-    async def stop_slot(self, action: e.StopSlot) -> None: ...
+    async def stop_slot(self, action: e.StopSlot) -> e.SlotStopped: ...
 
 
 @dataclass(frozen=True)
@@ -161,11 +161,14 @@ class Reconciler:
         if isinstance(action, e.Abandon):
             return
         if isinstance(action, e.StopSlot):
-            stopping = asyncio.ensure_future(self._performers.stop_slot(action))
+            stopping = asyncio.ensure_future(self._stop(action))
             self._stopping.add(stopping)
             stopping.add_done_callback(self._stopping.discard)
             return
         self._tasks[action.slot] = asyncio.ensure_future(self._act(action))
+
+    async def _stop(self, action: e.StopSlot) -> None:
+        self.feed(await self._performers.stop_slot(action))
 
     async def _act(self, action: Any) -> None:
         performers = self._performers

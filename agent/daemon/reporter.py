@@ -33,7 +33,7 @@ from agent.documents.telemetry import (
     Telemetry,
 )
 from agent.errors import AgentError, LinkError
-from agent.links.mqtt import MqttLink
+from agent.links.mqtt import LinkState, MqttLink
 from agent.wire.mqtt.errors import QueueFull
 
 # Progress changes many times a second; a console needs it once.
@@ -47,6 +47,11 @@ TELL_COUNT_AFTER_S = 60.0
 # Which trouble the report names where there are several.
 TROUBLES = ("state", "lost state", "spool", "report")
 MAX_CLASSES = 32
+# Counters that are not of messages.
+METRICS = {
+    "worker_restarts": "edgeward.worker.restarts",
+    "state_lost": "edgeward.worker.states_lost",
+}
 QUANTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 
 
@@ -56,7 +61,6 @@ class Reporter:
 
     settings: Settings
     link: MqttLink
-    bus: MqttLink
     dialect: Dialect
     outbox: Outbox
     state: Callable[[], DeviceState]
@@ -64,7 +68,6 @@ class Reporter:
     progress: Mapping[str, Progress]
     wall: Callable[[], float]
     spool_bytes: Callable[[], int]
-    unrouted: Callable[[], int]
     connects: int = 0
     _troubles: dict[str, Failure] = field(default_factory=dict)
     _closed: bool = False
@@ -162,8 +165,10 @@ class Reporter:
         if ready is None:
             death = server.last_death
             return replace(facts, trouble=failure_of(death) if death is not None else None)
+        deaf = server.bus.trouble
         return replace(
             facts,
+            trouble=failure_of(deaf) if deaf is not None else None,
             variant=ready.variant,
             runtime=ready.runtime,
             runtime_version=ready.runtime_version,
@@ -176,8 +181,7 @@ class Reporter:
     def status(self) -> dict[str, Any]:
         """The report with the counters of now, as `edgeward status --json` prints it."""
         report: dict[str, Any] = msgspec.to_builtins(self.report())
-        for name, connection in (("link", self.link.state), ("bus", self.bus.state)):
-            report[name] = {"state": connection.phase, "error": connection.last_error or ""}
+        report["link"] = _standing(self.link.state)
         for name, entry in report.get("slots", {}).items():
             server = self.servers.get(name)
             if server is not None:
@@ -213,7 +217,6 @@ class Reporter:
             **vitals.process_metrics(),
             "edgeward.link.connects": self.connects,
             "edgeward.spool.usage": self.spool_bytes(),
-            "edgeward.messages.unrouted": self.unrouted(),
         }
 
         def make(stamp: Stamp) -> bytes:
@@ -293,7 +296,7 @@ class Reporter:
             code=letter.code,
             reason=letter.reason,
             ts=rfc3339(self.wall()),
-            payload_bytes=len(letter.payload),
+            payload_bytes=len(letter.payload) if letter.size_bytes is None else letter.size_bytes,
             payload=letter.payload[:MAX_DEAD_LETTER_BYTES],
             detail=_detail(letter.detail),
         )
@@ -339,10 +342,15 @@ def _detail(data: bytes) -> Any:
         return None
 
 
+def _standing(connection: LinkState) -> dict[str, str]:
+    return {"state": connection.phase, "error": connection.last_error or ""}
+
+
 def _counters(server: SlotServer) -> dict[str, int]:
     lane, meters = server.lane, server.lane.meters
     return {
         "received": meters.received,
+        "unrouted": meters.unrouted,
         "predictions": meters.predictions,
         "absorbed": meters.absorbed,
         "rejected": meters.rejected,
@@ -362,10 +370,15 @@ def _counters(server: SlotServer) -> dict[str, int]:
     }
 
 
+def _metric(counter: str) -> str:
+    return METRICS.get(counter, f"edgeward.messages.{counter}")
+
+
 def _live(server: SlotServer) -> dict[str, Any]:
     meters = server.lane.meters
     return {
         **_counters(server),
+        "bus": _standing(server.bus.state),
         "worker_pid": server.worker.pid if server.worker is not None else None,
         "latency_ms": {
             name.removesuffix("_ms"): meters.total.quantile_ms(q) for name, q in QUANTILES.items()
@@ -395,7 +408,7 @@ def _slot_telemetry(server: SlotServer) -> SlotTelemetry:
         version=plan.manifest.version if plan is not None else "",
         runtime=ready.runtime if ready is not None else "",
         provider=ready.provider if ready is not None else "",
-        metrics={f"edgeward.messages.{name}": n for name, n in _counters(server).items()},
+        metrics={_metric(name): count for name, count in _counters(server).items()},
         latency=latency,
         classes=_classes(server),
         worker_memory=vitals.memory_of(worker.pid) if worker is not None else None,

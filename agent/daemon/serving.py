@@ -1,4 +1,4 @@
-"""One slot at work: its lane, its worker, what happens when the worker dies, how it is replaced."""
+"""One slot at work: its bus and lane, its worker, and what happens when the worker dies."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgspec
 
 from agent import errors
 from agent.control.health import RECOVERED_AFTER, Health
-from agent.daemon.lane import Lane
+from agent.daemon.bus import Bus
 from agent.daemon.reconciler import failure_of
 from agent.daemon.supervisor import Supervisor, Worker
 from agent.documents.deployment import Slot
@@ -56,8 +56,9 @@ class SlotServer:
     `switch` is the only way a new pack takes over; a death in between restarts what served.
     """
 
-    def __init__(self, lane: Lane, supervisor: Supervisor, hooks: Hooks) -> None:
-        self.lane = lane
+    def __init__(self, bus: Bus, supervisor: Supervisor, hooks: Hooks) -> None:
+        self.bus = bus
+        self.lane = lane = bus.lane
         self.plan: Plan | None = None
         self.worker: Worker | None = None
         self.on_probation = False

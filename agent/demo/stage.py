@@ -60,8 +60,8 @@ class DemoDevice:
 
     def connected(self) -> bool:
         status = self.status() or {}
-        states = [status.get(name, {}).get("state") for name in ("link", "bus")]
-        return states == ["connected", "connected"]
+        buses = [slot.get("bus", {}) for slot in status.get("slots", {}).values()]
+        return all(each.get("state") == "connected" for each in (status.get("link", {}), *buses))
 
     def worker_pid(self, slot: str) -> int | None:
         status = self.status() or {}

@@ -36,8 +36,8 @@ class Connection(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown
         url: The broker. Ports, where none is given: 1883, 8883, 80 and 443. `ws` and `wss` need
             the extra `websocket`; their path is `/mqtt` where none is given.
         version: Of MQTT; `auto` tries 5, then 3.1.1 where the broker does not know 5.
-        client_id: Unique on the broker. Nothing: `edgeward-` and the device's id. The bus puts
-            `-bus` behind either.
+        client_id: Unique on the broker. Nothing: `edgeward-` and the device's id. Each slot's
+            bus puts `-bus-` and the slot's name behind either.
         username: For a broker that asks for it.
         password_file: A file that holds only the password, read at each attempt to connect.
         ca: Certificates to trust in place of the system's; PEM.
@@ -123,8 +123,8 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             `state_dir`.
         log_level: What goes to standard error and to `log/agent.log` in `state_dir`.
         link: Where deployments come from and reports go to.
-        bus: Where sensor messages come from and predictions go to. Nothing: a second connection to
-            the link's broker, made as the link is.
+        bus: Where sensor messages come from and predictions go to, with a connection for each slot.
+            Nothing: the link's broker.
         trust: Whose packs are served.
         isolation: How far a worker must be confined.
         limits: How much of the device the agent may take.

@@ -24,16 +24,18 @@ class SlotStatus(SlotReport, frozen=True, omit_defaults=True, kw_only=True):
     """One slot, as in the report. The rest is there where the slot serves.
 
     Attributes:
-        received, predictions, absorbed, rejected, sent, unsent, dropped, redelivered, retried,
-            dead_letters, bad_outputs, acknowledged_early, worker_restarts, state_lost: Counters
-            since the agent's start, as in telemetry's `edgeward.messages.…`.
+        received, unrouted, predictions, absorbed, rejected, sent, unsent, dropped, redelivered,
+            retried, dead_letters, bad_outputs, acknowledged_early, worker_restarts, state_lost:
+            Counters since the agent's start, as in telemetry.
         waiting, in_flight, held: Messages now, as there.
+        bus: Where the slot's connection for sensor messages and predictions stands.
         worker_pid: The process that holds the model; null while there is none.
         latency_ms: `p50`, `p95` and `p99` from arrival to answer, since the last telemetry
             document; null where there was no message.
     """
 
     received: int = 0
+    unrouted: int = 0
     predictions: int = 0
     absorbed: int = 0
     rejected: int = 0
@@ -50,6 +52,7 @@ class SlotStatus(SlotReport, frozen=True, omit_defaults=True, kw_only=True):
     waiting: int = 0
     in_flight: int = 0
     held: int = 0
+    bus: LinkStatus | None = None
     worker_pid: int | None = None
     latency_ms: dict[str, float | None] = msgspec.field(default_factory=dict)
 
@@ -60,10 +63,7 @@ class Status(Report, frozen=True, omit_defaults=True, kw_only=True):
     Attributes:
         slots: By slot, with counters.
         link: Where the link stands.
-        bus: Where the connection for sensor messages and predictions stands; absent from afar,
-            where the device does not answer.
     """
 
     slots: dict[str, SlotStatus] = msgspec.field(default_factory=dict)  # type: ignore[assignment]
     link: LinkStatus
-    bus: LinkStatus | None = None

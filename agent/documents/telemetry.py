@@ -16,6 +16,10 @@ Number = int | float
 
 # Name → unit, and what is counted.
 SLOT_METRICS: Mapping[str, tuple[str, str]] = {
+    "edgeward.messages.unrouted": (
+        "{message}",
+        "for a filter that the slot had before; acknowledged and not counted as received",
+    ),
     "edgeward.messages.received": ("{message}", "came from the broker, repeats among them"),
     "edgeward.messages.predictions": ("{message}", "were answered with a prediction"),
     "edgeward.messages.absorbed": ("{message}", "went into an open window and need no answer"),
@@ -31,8 +35,8 @@ SLOT_METRICS: Mapping[str, tuple[str, str]] = {
         "{message}",
         "before their prediction, in a long window; a killed agent loses them",
     ),
-    "edgeward.messages.worker_restarts": ("{restart}", "of the worker, after it ended by itself"),
-    "edgeward.messages.state_lost": ("{state}", "windows or states that had to begin anew"),
+    "edgeward.worker.restarts": ("{restart}", "of the worker, after it ended by itself"),
+    "edgeward.worker.states_lost": ("{state}", "windows or states that had to begin anew"),
     "edgeward.messages.waiting": ("{message}", "for the worker, now"),
     "edgeward.messages.in_flight": ("{message}", "at the worker or being published, now"),
     "edgeward.messages.held": ("{message}", "in open windows, now"),
@@ -50,7 +54,6 @@ DEVICE_METRICS: Mapping[str, tuple[str, str]] = {
     "process.unix.file_descriptor.count": ("{count}", "open in the daemon"),
     "edgeward.link.connects": ("{connect}", "times that the link was made"),
     "edgeward.spool.usage": ("By", "taken on disk by what is to be sent"),
-    "edgeward.messages.unrouted": ("{message}", "that matched the filter of no slot"),
 }
 LATENCY_PARTS: Mapping[str, str] = {
     "total": "from the message's arrival at the agent to its answer from the worker",
@@ -67,6 +70,7 @@ EVENTS: Mapping[str, str] = {
     "worker_died": "a worker ended by itself or was ended; another one is started",
     "state_damaged": "a start found the saved state damaged; with one generation left it goes on",
     "dead_letters": "messages were set aside faster than they are kept; `count` of them only count",
+    "message_too_large": "a document or command above the limit of the link was thrown away unread",
     "documents_not_kept": "the disk took nothing for a while, and `count` documents are lost",
 }
 
@@ -179,11 +183,11 @@ class DeadLetterDocument(msgspec.Struct, frozen=True, omit_defaults=True):
         schema: The version of this format.
         slot: Whose message.
         topic: Where it came from.
-        code: A code of docs/errors.md, or `publish_refused`.
+        code: A code of docs/errors.md, or `publish_refused` or `too_large`.
         reason: A sentence.
         ts: When it was set aside, RFC 3339 in UTC.
         payload_bytes: How long the message was.
-        payload: Its first 64 KiB.
+        payload: Its first 64 KiB; empty where it was `too_large`.
         detail: The answer that the worker gave, where it gave one.
     """
 

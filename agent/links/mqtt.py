@@ -13,6 +13,7 @@ import contextlib
 import logging
 import random
 from collections.abc import Callable, Coroutine, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Final, Literal, Protocol, cast
 
 from agent.errors import LinkError
@@ -39,7 +40,7 @@ from agent.wire.mqtt.properties import Properties
 from agent.wire.mqtt.reasons import reason
 from agent.wire.mqtt.session import Session, State
 
-__all__ = ["Backoff", "LinkOptions", "LinkState", "MqttLink", "Pipe"]
+__all__ = ["Backoff", "LinkOptions", "LinkState", "MqttLink", "Pipe", "end_session"]
 
 _log = logging.getLogger(__name__)
 
@@ -77,6 +78,7 @@ class MqttLink:
         on_messages: Callable[[list[Message]], None],
         on_state: Callable[[LinkState], None],
         on_subscribed: Callable[[Subscribed], None] | None = None,
+        on_oversized: Callable[[Oversized], None] | None = None,
         chance: Callable[[], float] = random.random,
     ) -> None:
         """Prepare a link; `run` connects it.
@@ -86,6 +88,7 @@ class MqttLink:
             on_messages: Gets all messages of one read at once.
             on_state: Gets each change of state.
             on_subscribed: Gets the broker's answers to subscriptions.
+            on_oversized: Gets what was above `max_packet_size`, and thrown away unread.
             chance: From 0 to 1, for the waits between attempts.
 
         Raises:
@@ -98,6 +101,7 @@ class MqttLink:
         self._on_messages = on_messages
         self._on_state = on_state
         self._on_subscribed = on_subscribed
+        self._on_oversize = on_oversized
         self._chance = chance
 
         self._loop: asyncio.AbstractEventLoop
@@ -122,7 +126,6 @@ class MqttLink:
         self._short_lived = 0
         self._written = 0
         self._taken = 0
-        self.oversized = 0
 
     # What holds now
 
@@ -480,7 +483,6 @@ class MqttLink:
             self._on_subscribed(event)
 
     def _on_oversized(self, event: Oversized) -> None:
-        self.oversized += 1
         _log.warning(
             "%s: a message of %d bytes on %r was thrown away: the limit is %d",
             self._options.name,
@@ -488,6 +490,8 @@ class MqttLink:
             event.topic,
             self._options.session.max_packet_size,
         )
+        if self._on_oversize is not None:
+            self._on_oversize(event)
 
     def _on_end(self, event: Refused | Disconnected) -> None:
         if not self._stopping.is_set():
@@ -579,6 +583,29 @@ class _Stream(asyncio.BufferedProtocol):
 
     def unsent_bytes(self) -> int:
         return unsent_bytes(self._transport)
+
+
+async def end_session(options: LinkOptions) -> None:
+    """Have the broker forget a session, and what it kept for it; for as long as it takes.
+
+    MQTT 3.1.1 ends one only by connecting anew with nothing to keep (MQTT 3.1.1, section 3.1.2.4).
+    """
+    session = replace(options.session, clean_start=True, session_expiry_s=0, will=None)
+    connected = asyncio.Event()
+
+    def on_state(state: LinkState) -> None:
+        if state.phase == "connected":
+            connected.set()
+
+    link = MqttLink(
+        replace(options, session=session), on_messages=lambda messages: None, on_state=on_state
+    )
+    running = asyncio.ensure_future(link.run())
+    try:
+        await connected.wait()
+    finally:
+        await link.stop()
+        await running
 
 
 async def _within(waiting: Coroutine[Any, Any, Any], timeout_s: float) -> None:

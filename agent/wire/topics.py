@@ -6,7 +6,6 @@ Source: MQTT 5.0, section 4.7 (the same rules hold for 3.1.1).
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from functools import lru_cache
 from typing import TypeVar
 
@@ -77,48 +76,6 @@ def match(topic_filter: str, topic: str) -> tuple[str, ...] | None:
     """
     found = _pattern(topic_filter).fullmatch(topic)
     return tuple(part or "" for part in found.groups()) if found else None
-
-
-def covers(wide: str, narrow: str) -> bool:
-    """Whether every topic that the second filter matches is matched by the first one too.
-
-    Shared subscriptions have queues of their own at the broker: none covers another filter.
-
-    >>> covers("sensors/#", "sensors/+/accel")
-    True
-    """
-    if wide == narrow:
-        return True
-    if wide.startswith("$share/") or narrow.startswith("$share/"):
-        return False
-    ours, theirs = wide.split("/"), narrow.split("/")
-    if ours[0] in ("+", "#") and theirs[0].startswith("$"):
-        return False
-    for position, level in enumerate(ours):
-        if level == "#":
-            return True
-        if position == len(theirs):
-            return False
-        other = theirs[position]
-        if other == "#" or (level != "+" and level != other):
-            return False
-    return len(ours) == len(theirs)
-
-
-def widest(filters: Iterable[tuple[str, int]]) -> dict[str, int]:
-    """Return the filters that no other one covers, each with the highest QoS asked for below it.
-
-    A broker may send a message once for each subscription that matches it (MQTT 5.0, section
-    3.3.4); of filters of which none covers another, it does so only where they cross.
-    """
-    asked: dict[str, int] = {}
-    for topic_filter, qos in filters:
-        asked[topic_filter] = max(qos, asked.get(topic_filter, 0))
-    return {
-        wide: max(qos for narrow, qos in asked.items() if covers(wide, narrow))
-        for wide in asked
-        if not any(other != wide and covers(other, wide) for other in asked)
-    }
 
 
 def overlap(one: str, other: str) -> bool:

@@ -72,6 +72,8 @@ class World:
         self.doing: dict[str, e.Action] = {}
         self.really: dict[str, Slot] = {}
         self.qualified: set[str] = set()
+        # Slots whose end goes on.
+        self.stopping: set[str] = set()
         self.number = 0
         # An abandoned switch happens all the same.
         self.late = False
@@ -96,6 +98,7 @@ class World:
         elif isinstance(action, e.StopSlot):
             assert name not in self.doing
             self.really.pop(name, None)
+            self.stopping.add(name)
         else:
             assert name not in self.doing, "a second action while the first goes on"
             self.doing[name] = action
@@ -104,6 +107,10 @@ class World:
         entry = self.state.slots.get(name)
         if what == "restart":
             self.restart()
+        elif name in self.stopping and what == "ok":
+            self.stopping.discard(name)
+            self.feed(e.SlotStopped(name))
+            assert name not in self.state.leaving
         elif entry is None:
             return
         elif what == "rollback":
@@ -133,7 +140,9 @@ class World:
     def restart(self) -> None:
         saved = msgspec.json.encode(self.state)
         assert msgspec.json.decode(saved, type=DeviceState) == self.state
-        self.doing = {action.slot: action for action in resume(self.state)}
+        again = resume(self.state)
+        self.doing = {a.slot: a for a in again if not isinstance(a, e.StopSlot)}
+        self.stopping = {a.slot for a in again if isinstance(a, e.StopSlot)}
         served = {name: entry.serving for name, entry in self.state.slots.items()}
         self.really = {name: spec for name, spec in served.items() if spec is not None}
 
@@ -176,6 +185,8 @@ def check_kept(before: DeviceState, after: DeviceState) -> None:
 
 
 def check(world: World) -> None:
+    # A slot that is gone is remembered until it has left nothing behind.
+    assert set(world.state.leaving) == world.stopping - set(world.state.slots)
     for name, entry in world.state.slots.items():
         for kept in (entry.serving, entry.previous):
             assert kept is None or kept.pack in world.qualified

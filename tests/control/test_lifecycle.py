@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from agent.control import events as e
-from agent.control.lifecycle import TRANSITIONS, step
+from agent.control.lifecycle import TRANSITIONS, resume, step
 from agent.control.rollouts import ON_ENTRY
 from agent.control.state import DeviceState, Phase
 from agent.errors import ImpossibleEvent
@@ -94,6 +94,23 @@ def test_an_absent_slot_is_stopped_and_an_unchanged_one_is_left_alone() -> None:
     after = step(state, desired("two", vib=slot(A)))
     assert after.actions == (e.StopSlot("cam"),)
     assert set(after.state.slots) == {"vib"}
+
+
+def test_a_slot_that_is_gone_is_left_again_after_a_restart_until_that_is_done() -> None:
+    state = step(DeviceState(), desired("one", vib=slot(A))).state
+    gone = step(state, desired("two")).state
+    assert gone.leaving == ("vib",)
+    assert resume(gone) == (e.StopSlot("vib"),)
+    done = step(gone, e.SlotStopped("vib")).state
+    assert (done.leaving, resume(done)) == ((), ())
+
+
+def test_a_slot_that_comes_back_is_not_left_any_more() -> None:
+    state = step(DeviceState(), desired("one", vib=slot(A))).state
+    gone = step(state, desired("two")).state
+    back = step(gone, desired("three", vib=slot(A))).state
+    assert back.leaving == ()
+    assert step(back, e.SlotStopped("vib")).state is back
 
 
 def test_a_source_that_is_away_is_asked_again_for_ever_with_growing_pauses() -> None:

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.daemon.held import HeldBudget
 from agent.daemon.lane import (
     DeadLetter,
     Done,
     Effects,
     Handed,
-    HeldBudget,
     Inbound,
     Lane,
     Pending,

@@ -72,8 +72,9 @@ class Acts:
         await never()
         raise AssertionError
 
-    async def stop_slot(self, action: e.StopSlot) -> None:
+    async def stop_slot(self, action: e.StopSlot) -> e.SlotStopped:
         self.serving.pop(action.slot, None)
+        return e.SlotStopped(action.slot)
 
 
 @dataclass

@@ -65,7 +65,6 @@ def telling(
         Reporter(
             settings,
             link,
-            link,
             dialect,
             outbox,
             state=DeviceState,
@@ -73,7 +72,6 @@ def telling(
             progress={},
             wall=time.time,
             spool_bytes=lambda: 0,
-            unrouted=lambda: 0,
         ),
         spool,
     )

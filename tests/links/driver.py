@@ -11,7 +11,7 @@ from typing import Any
 from agent.links.mqtt import Backoff, LinkOptions, LinkState, MqttLink
 from agent.wire.mqtt.events import Subscribed
 from agent.wire.mqtt.options import ConnectOptions
-from agent.wire.mqtt.packets import Message
+from agent.wire.mqtt.packets import Message, Oversized
 
 WITHIN_S = 10.0
 # As the real one, only sooner.
@@ -40,6 +40,7 @@ class Driver:
         self.states: list[LinkState] = []
         self.messages: asyncio.Queue[Message] = asyncio.Queue()
         self.subscribed: asyncio.Queue[Subscribed] = asyncio.Queue()
+        self.oversized: list[Oversized] = []
         self.done: list[tuple[bool, str]] = []
         self.batches: list[int] = []
         self._acks = acks
@@ -53,6 +54,7 @@ class Driver:
             on_messages=self._take,
             on_state=self._state,
             on_subscribed=self.subscribed.put_nowait,
+            on_oversized=self.oversized.append,
         )
 
     def _take(self, messages: list[Message]) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from agent.errors import UsageError
-from agent.links.mqtt import Backoff, LinkOptions, MqttLink
+from agent.links.mqtt import Backoff, LinkOptions, MqttLink, end_session
 from agent.wire.mqtt.errors import QueueFull
 from agent.wire.mqtt.options import ConnectOptions, Will
 from agent.wire.mqtt.properties import Properties
@@ -170,21 +170,56 @@ def test_a_message_in_work_is_acknowledged_after_a_reconnect_and_not_handed_out_
     asyncio.run(scenario())
 
 
+@pytest.mark.parametrize("version", [4, 5])
 def test_a_message_above_our_limit_is_thrown_away_and_the_stream_goes_on(
-    broker: LocalBroker, caplog: pytest.LogCaptureFixture
+    version: int, broker: LocalBroker, caplog: pytest.LogCaptureFixture
 ) -> None:
     async def scenario() -> None:
-        # Mosquitto itself drops it for an MQTT 5 client that states its limit.
-        driver = Driver(broker.url, version=4, max_packet_size=1000)
+        driver = Driver(broker.url, version=version, max_packet_size=1000)
         async with driver.running():
             await driver.subscribe(("in", 1))
             driver.publish("in", bytes(200_000), qos=1)
             driver.publish("in", b"small", qos=1)
             assert (await driver.next()).payload == b"small"
-            assert driver.link.oversized == 1
+            (thrown_away,) = driver.oversized
+            assert (thrown_away.topic, thrown_away.qos) == ("in", 1)
+            assert 200_000 < thrown_away.size_bytes < 200_020
 
     asyncio.run(scenario())
-    assert "200010 bytes" in caplog.text
+    assert "the limit is 1000" in caplog.text
+
+
+@pytest.mark.parametrize("version", [4, 5])
+def test_a_session_that_is_ended_keeps_nothing_and_gets_nothing(
+    version: int, broker: LocalBroker
+) -> None:
+    async def scenario() -> None:
+        mine: dict[str, Any] = {"client_id": f"ended-{version}", "version": version}
+        async with Driver(broker.url, **mine).running() as driver:
+            await driver.subscribe(("kept", 1))
+        async with Driver(broker.url).running() as sender:
+            sender.publish("kept", b"before", qos=1)
+            await sender.all_done(1)
+        await end_session(LinkOptions(broker.url, ConnectOptions(**mine)))
+        async with Driver(broker.url).running() as sender:
+            sender.publish("kept", b"after", qos=1)
+            await sender.all_done(1)
+        async with Driver(broker.url, **mine).running() as driver:
+            assert not driver.link.state.session_present
+            driver.publish("kept", b"not subscribed", qos=1)
+            await driver.all_done(1)
+            assert driver.messages.empty()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+def test_ending_a_session_goes_on_until_there_is_a_broker_and_can_be_given_up() -> None:
+    async def scenario() -> None:
+        options = LinkOptions("mqtt://127.0.0.1:1", ConnectOptions(client_id="x"))
+        with pytest.raises(asyncio.TimeoutError):
+            await asyncio.wait_for(end_session(options), 0.05)
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
 
 
 def test_the_broker_s_refusal_of_a_message_and_of_a_filter_is_told(tmp_path: Path) -> None:

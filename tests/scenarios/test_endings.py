@@ -58,4 +58,4 @@ def test_the_end_of_a_part_that_the_agent_needs_is_the_end_of_the_agent(
         assert broken.process is not None
         assert broken.process.wait(timeout=20) == 1
         assert "RuntimeError: a bug" in broken.log
-        assert "the reporter has ended, and the agent ends with it" in broken.log
+        assert "the reporter has failed, and the agent ends with it" in broken.log

@@ -11,6 +11,10 @@ from agent.wire.mqtt.packets import MAX_PACKET_SIZE, encode_topic_name
 QOS_2 = "QoS 2 is not offered: use QoS 1, and tell a repeat by the message's id"
 
 
+# A whole packet of the largest message that is taken, unless told otherwise.
+MAX_PACKET_BYTES = 1 << 20
+
+
 @dataclass(frozen=True)
 class Will:
     """What the broker publishes for us when the connection is lost.
@@ -49,7 +53,8 @@ class ConnectOptions:
         session_expiry_s: How long the broker keeps the session while we are away; 0: not at all.
         will: Published by the broker when we vanish.
         receive_maximum: QoS 1 messages that may wait for our acknowledgement, 1 to 65,535.
-        max_packet_size: Bytes of the largest packet we take, at least 128.
+        max_packet_size: Bytes of the largest packet we take, at least 128. The broker is not told:
+            it would drop a larger message and say so to nobody; here it is skipped and counted.
         max_inflight: QoS 1 messages of ours that may wait for the broker's acknowledgement.
         max_queued: QoS 1 messages of ours that may wait to be sent.
         max_queued_bytes: Bytes of ours that may wait, for the network or for an acknowledgement.
@@ -66,7 +71,7 @@ class ConnectOptions:
     session_expiry_s: int = 7 * 86_400
     will: Will | None = None
     receive_maximum: int = 256
-    max_packet_size: int = 1 << 20
+    max_packet_size: int = MAX_PACKET_BYTES
     max_inflight: int = 1024
     max_queued: int = 10_000
     max_queued_bytes: int = 16 << 20

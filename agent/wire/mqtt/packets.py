@@ -181,12 +181,11 @@ def encode_connect(
     clean: bool = False,
     session_expiry_s: int = 0,
     receive_maximum: int = 0xFFFF,
-    max_packet_size: int | None = None,
     username: str | None = None,
     password: bytes | None = None,
     will: tuple[str, bytes, int, bool] | None = None,
 ) -> bytes:
-    """Encode CONNECT (3.1); 3.1.1 has no place for expiry, receive maximum and packet size."""
+    """Encode CONNECT (3.1); 3.1.1 has no place for expiry and receive maximum."""
     flags = clean << 1
     payload = [encode_string(client_id)]
     if will is not None:
@@ -203,18 +202,16 @@ def encode_connect(
         payload += (len(password).to_bytes(2, "big"), password)
     head = b"\0\x04MQTT" + bytes((version, flags)) + keep_alive_s.to_bytes(2, "big")
     if version == 5:
-        head += _connect_properties(session_expiry_s, receive_maximum, max_packet_size)
+        head += _connect_properties(session_expiry_s, receive_maximum)
     return _packet(0x10, head + b"".join(payload))
 
 
-def _connect_properties(expiry_s: int, receive_maximum: int, max_packet_size: int | None) -> bytes:
+def _connect_properties(expiry_s: int, receive_maximum: int) -> bytes:
     block = b""
     if expiry_s:
         block += b"\x11" + expiry_s.to_bytes(4, "big")
     if receive_maximum != 0xFFFF:
         block += b"\x21" + receive_maximum.to_bytes(2, "big")
-    if max_packet_size is not None:
-        block += b"\x27" + max_packet_size.to_bytes(4, "big")
     return encode_varint(len(block)) + block
 
 

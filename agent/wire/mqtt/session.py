@@ -166,7 +166,6 @@ class Session:
                 clean=clean,
                 session_expiry_s=options.session_expiry_s,
                 receive_maximum=options.receive_maximum,
-                max_packet_size=options.max_packet_size,
                 username=options.username,
                 password=options.password if password is None else password,
                 will=(will.topic, will.payload, will.qos, will.retain) if will else None,

@@ -36,7 +36,6 @@ def test_connect_says_who_we_are_and_what_we_take() -> None:
         keep_alive_s=30,
         session_expiry_s=3600,
         receive_maximum=20,
-        max_packet_size=1024,
         username="u",
         password=b"\0p",
         will=("status", b"offline", 1, True),
@@ -45,7 +44,7 @@ def test_connect_says_who_we_are_and_what_we_take() -> None:
         "version": 5,
         "clean": False,
         "keep_alive": 30,
-        "block": b"\x11\0\0\x0e\x10\x21\0\x14\x27\0\0\x04\0",
+        "block": b"\x11\0\0\x0e\x10\x21\0\x14",
         "client_id": b"press-7",
         "will": (b"status", b"offline", 1, True),
         "username": b"u",
@@ -54,7 +53,7 @@ def test_connect_says_who_we_are_and_what_we_take() -> None:
 
 
 def test_connect_of_3_1_1_has_no_properties() -> None:
-    data = p.encode_connect(4, "press-7", clean=True, session_expiry_s=9, max_packet_size=1024)
+    data = p.encode_connect(4, "press-7", clean=True, session_expiry_s=9)
     assert data == b"\x10\x13\0\4MQTT\4\2\0\x3c\0\7press-7"
 
 
