@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from bench.models import BenchModel, build_models
+from bench.models import MOBILENET_BLOCKS, BenchModel, build_models
+
+PAGE = Path(__file__).resolve().parents[2] / "docs" / "benchmarks.md"
+# Table 1 of Howard et al., arXiv 1704.04861: channels and stride of each block at width 1.
+PUBLISHED = (
+    *((64, 1), (128, 2), (128, 1), (256, 2), (256, 1), (512, 2)),
+    *((512, 1), (512, 1), (512, 1), (512, 1), (512, 1), (1024, 2), (1024, 1)),
+)
 
 
 @pytest.fixture(scope="module")
@@ -47,3 +54,10 @@ def test_the_same_seed_gives_the_same_bytes(models: dict[str, BenchModel], tmp_p
     assert all(
         again[name].file.read_bytes() == model.file.read_bytes() for name, model in models.items()
     )
+
+
+def test_the_page_names_the_width_of_the_network_for_pictures() -> None:
+    width = MOBILENET_BLOCKS[0][0] / PUBLISHED[0][0]
+    assert tuple((wide / width, stride) for wide, stride in MOBILENET_BLOCKS) == PUBLISHED
+    (row,) = (line for line in PAGE.read_text().splitlines() if line.startswith("| img |"))
+    assert row.endswith(f"MobileNetV1 {width} |")
