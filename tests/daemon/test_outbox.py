@@ -57,6 +57,7 @@ class Sending:
             on_state=self._on_state,
         )
         self.spools: list[Spool] = []
+        self.opened = asyncio.Event()
         self.outbox = Outbox(
             self._open_spool,
             self.link,
@@ -75,6 +76,7 @@ class Sending:
         spool = Spool(Files(), self.folder, 8 << 20, boot="b")
         spool.open()
         self.spools.append(spool)
+        self.opened.set()
         return spool
 
     def _on_state(self, state: LinkState) -> None:
@@ -228,7 +230,7 @@ def test_what_a_stop_leaves_unsent_is_sent_after_the_next_start(
 
 
 def test_what_has_waited_for_the_link_says_that_it_is_late(
-    broker: Mosquitto, tmp_path: Path
+    broker: LocalBroker, tmp_path: Path
 ) -> None:
     with Witness(broker.port) as witness:
         witness.subscribe(f"{PREFIX}events")
@@ -282,8 +284,7 @@ def test_without_a_spool_documents_are_counted_until_there_is_one(
         assert [str(trouble) for trouble in sending.troubles] == ["the disk is full"]
         assert sending.outbox.used_bytes == 0
         sending.full = False
-        while not sending.spools:
-            await asyncio.sleep(0.01)
+        await sending.opened.wait()
         assert sending.troubles[1:] == [None]
         assert sending.kept_again == [3]
         sending.put(EVENTS, 4)

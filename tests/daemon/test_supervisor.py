@@ -59,8 +59,20 @@ async def a_template(supervisor: Supervisor, runtime: str) -> supervisors._Templ
 async def has_no_worker(supervisor: Supervisor, runtime: str) -> None:
     """Wait until the template has reaped all its workers."""
     template = await a_template(supervisor, runtime)
-    while template.workers:
-        await asyncio.sleep(0.01)
+    await asyncio.gather(*(worker._status for worker in template.workers.values()))
+    assert not template.workers
+
+
+def end_of(template: supervisors._Template, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Return what is set once the supervisor has given the template up."""
+    ended, close = asyncio.Event(), template.close
+
+    def close_and_tell() -> None:
+        close()
+        ended.set()
+
+    monkeypatch.setattr(template, "close", close_and_tell)
+    return ended
 
 
 def test_a_worker_whose_ready_cannot_be_read_is_killed() -> None:
@@ -160,28 +172,30 @@ def test_no_room_for_a_template_can_be_tried_again() -> None:
     asyncio.run(story())
 
 
-def test_the_end_of_a_template_is_told_and_a_new_one_is_started() -> None:
+def test_the_end_of_a_template_is_told_and_a_new_one_is_started(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     async def story(supervisor: Supervisor) -> None:
         first = await supervisor.start("deaf", LOAD, WITHIN_S)
         template = await a_template(supervisor, "deaf")
+        ended = end_of(template, monkeypatch)
         os.kill(first.pid, signal.SIGKILL)
         os.kill(template.process.pid, signal.SIGKILL)
         assert isinstance(await first.gone, AgentError)
-        while not template.closed:
-            await asyncio.sleep(0.01)
+        await ended.wait()
         second = await supervisor.start("deaf", LOAD, WITHIN_S)
         assert second.pid != first.pid
 
     play(story)
 
 
-def test_a_template_ends_some_time_after_its_last_worker() -> None:
+def test_a_template_ends_some_time_after_its_last_worker(monkeypatch: pytest.MonkeyPatch) -> None:
     async def story(supervisor: Supervisor) -> None:
         worker: Worker = await supervisor.start("deaf", LOAD, WITHIN_S)
         template = await a_template(supervisor, "deaf")
+        ended = end_of(template, monkeypatch)
         worker.kill(WorkerExited("the test wants it so"))
-        while not template.closed:
-            await asyncio.sleep(0.01)
+        await ended.wait()
         again = await supervisor.start("deaf", LOAD, WITHIN_S)
         assert again.pid != worker.pid
 
