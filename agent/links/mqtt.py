@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import logging
 import random
+import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
 from dataclasses import replace
 from typing import Any, Final, Literal, Protocol, cast
@@ -537,12 +538,22 @@ class MqttLink:
             _log.debug("%s: %s", name, state.phase)
 
 
+class _ReadBuffer(threading.local):
+    """What all connections of a thread read into: each read is copied out before the next."""
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(_READ_BYTES))
+
+
+_read_buffer = _ReadBuffer()
+
+
 class _Stream(asyncio.BufferedProtocol):
     """A TCP or TLS connection that reads into one fixed buffer."""
 
     def __init__(self, link: MqttLink) -> None:
         self._link = link
-        self._buffer = memoryview(bytearray(_READ_BYTES))
+        self._buffer = _read_buffer.view
         self._transport: asyncio.Transport
         self._wanted = False
 
