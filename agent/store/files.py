@@ -78,7 +78,6 @@ class Space:
 
     free_bytes: int
     total_bytes: int
-    read_only: bool
 
 
 def _new_name(operation: Operation) -> Path:
@@ -377,7 +376,6 @@ class Files:
         return Space(
             free_bytes=found.f_bavail * found.f_frsize,
             total_bytes=found.f_blocks * found.f_frsize,
-            read_only=bool(found.f_flag & os.ST_RDONLY),
         )
 
     @contextmanager

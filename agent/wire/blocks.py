@@ -170,15 +170,6 @@ class Transfer:
     def complete(self) -> bool:
         return not self._missing
 
-    @property
-    def missing_bytes(self) -> int:
-        """How much is still to come; 0 while the size is unknown."""
-        if self.size is None or not self._missing:
-            return 0
-        last = block_count(self.size, self.block_size) - 1
-        short = last * self.block_size + self.block_size - self.size
-        return len(self._missing) * self.block_size - (short if last in self._missing else 0)
-
     def wake_at(self) -> float:
         """When to call `next_request` again if nothing comes before."""
         return max(self._heard, self._asked_last) + self._patience_s

@@ -45,7 +45,6 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
     runtime_version: str
     provider: str
     variant: str
-    load_ms: float
     isolation: dict[str, str] = {}
     # False where the model keeps hidden state that cannot be rebuilt by replaying messages.
     replayable: bool = True

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,7 +52,6 @@ def open_model(runtime: Runtime, load: Load, isolation: dict[str, str]) -> Model
         ModelRejected: The file is no model, or not one for this runtime.
         MemoryError: It needs more memory than this process may have.
     """
-    started = time.monotonic()
     directory = Path(load.directory)
     manifest = read_manifest(directory)
     variant = _variant(manifest, load.variant)
@@ -92,7 +90,6 @@ def open_model(runtime: Runtime, load: Load, isolation: dict[str, str]) -> Model
         runtime_version=runtime.version,
         provider=provider,
         variant=variant.name,
-        load_ms=round((time.monotonic() - started) * 1000, 1),
         isolation=isolation,
         replayable=variant.hidden_state != "per_source",
     )

@@ -20,7 +20,7 @@ import sys
 
 from agent.wire import frames
 
-GOOD = b'{"runtime":"r","runtime_version":"1","provider":"p","variant":"v","load_ms":1}'
+GOOD = b'{"runtime":"r","runtime_version":"1","provider":"p","variant":"v"}'
 LONG = GOOD.replace(b'"r"', b'"' + b"r" * 100_000 + b'"')
 SAID = {"junk": b"{{{", "boast": LONG, "deaf": GOOD, "leaver": GOOD, "flood": GOOD}
 

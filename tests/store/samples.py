@@ -13,7 +13,7 @@ from tests.store.recorder import QuickFiles
 
 BLOCK_BYTES = 64
 QUOTA_BYTES = 1 << 20
-PLENTY = Space(free_bytes=1 << 40, total_bytes=1 << 41, read_only=False)
+PLENTY = Space(free_bytes=1 << 40, total_bytes=1 << 41)
 
 
 def digest_of(data: bytes) -> str:

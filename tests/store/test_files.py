@@ -169,7 +169,6 @@ def test_a_folder_whose_flush_failed_is_flushed_again(tmp_path: Path) -> None:
 def test_free_space_is_told_for_a_path_that_does_not_exist_yet(tmp_path: Path) -> None:
     space = Files().space(tmp_path / "not" / "yet")
     assert 0 < space.free_bytes <= space.total_bytes
-    assert not space.read_only
 
 
 def test_ballast_is_written_once_and_given_back_once(tmp_path: Path) -> None:
