@@ -6,6 +6,7 @@ written there, never what is served.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,9 @@ from agent.store.state import StateFile
 
 log = logging.getLogger(__name__)
 
+# How often a disk that was full is asked whether it can spare the ballast again.
+REFILL_AGAIN_S = 60.0
+
 
 class Disk:
     """The stores of one device.
@@ -38,7 +42,7 @@ class Disk:
         self._root = Path(settings.state_dir)
         self._spool_bytes = settings.limits.spool_mb << 20
         self._boot = boot
-        self._ballast = Ballast(files, self._root / "ballast")
+        self._ballast = Ballast(files, self._root / "ballast", on_release=self._fill_ballast_later)
         self.state_file = StateFile(files, self._root / "state", self._ballast)
         # What `load_state` found damaged, and what that means.
         self.damage: StoreCorrupt | None = None
@@ -50,7 +54,16 @@ class Disk:
             self.packs.sweep()
         except StoreError as error:
             log.error("the store was not tidied: %s", error)
-        self._ballast.fill()
+        self._fill_ballast()
+
+    def _fill_ballast(self) -> None:
+        if not self._ballast.fill():
+            self._fill_ballast_later()
+
+    def _fill_ballast_later(self) -> None:
+        # Not at once: what it was given up for is still being saved.
+        with suppress(RuntimeError):  # without a loop, at the next start
+            asyncio.get_running_loop().call_later(REFILL_AGAIN_S, self._fill_ballast)
 
     def open_spool(self) -> Spool:
         """Return an open spool.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 from agent.errors import StoreError
@@ -11,13 +12,35 @@ from agent.store.files import Files, temporary_name
 BALLAST_BYTES = 1 << 20
 
 
-class Ballast:
-    """One MiB on disk, given up so that state can still be saved on a full disk."""
+def can_spare(free_bytes: int, size: int) -> bool:
+    """Whether a disk has room for ballast again.
 
-    def __init__(self, files: Files, path: Path, size: int = BALLAST_BYTES) -> None:
+    Four times over, or filling it would itself be what fills the disk, over and over.
+    """
+    return free_bytes >= 4 * size
+
+
+class Ballast:
+    """One MiB on disk, given up so that state can still be saved on a full disk.
+
+    Args:
+        files: The layer to use.
+        path: The file.
+        size: How long it is.
+        on_release: Told when it was given up; to fill it again is the owner's part.
+    """
+
+    def __init__(
+        self,
+        files: Files,
+        path: Path,
+        size: int = BALLAST_BYTES,
+        on_release: Callable[[], None] = lambda: None,
+    ) -> None:
         self._files = files
         self._path = path
         self._size = size
+        self._on_release = on_release
 
     def fill(self) -> bool:
         """Write the file where it is missing; False when the disk cannot spare it now."""
@@ -25,8 +48,7 @@ class Ballast:
             return True
         temporary = temporary_name(self._path)
         try:
-            # Four times over, or filling it again would itself be what fills the disk.
-            if self._files.space(self._path).free_bytes < 4 * self._size:
+            if not can_spare(self._files.space(self._path).free_bytes, self._size):
                 return False
             self._files.make_folder(self._path.parent)
             # Random, because a file system that compresses would store zeros as nothing.
@@ -42,6 +64,7 @@ class Ballast:
         if not self._files.size(self._path):
             return False
         self._files.unlink(self._path)
+        self._on_release()
         # Freed blocks can be used again only once the removal itself is durable.
         self._files.sync_dir(self._path.parent)
         return True

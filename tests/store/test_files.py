@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from agent.errors import NoSpace, StoreError
-from agent.store.ballast import Ballast
+from agent.store.ballast import Ballast, can_spare
 from agent.store.files import Files, Kind
 from tests.store.recorder import DyingFiles, FailingFiles, PowerCut
 from tests.store.samples import SizedFiles
@@ -186,6 +186,10 @@ def test_ballast_is_not_written_to_a_disk_that_is_nearly_full(tmp_path: Path) ->
     files.leave(3 * 4096)
     assert not Ballast(files, tmp_path / "ballast", size=4096).fill()
     assert files.names(tmp_path) == []
+
+
+def test_filling_ballast_leaves_three_times_its_size_free() -> None:
+    assert [can_spare(free, 4096) for free in (0, 4 * 4096 - 1, 4 * 4096)] == [False, False, True]
 
 
 def test_ballast_that_cannot_be_written_is_no_error_and_leaves_nothing(tmp_path: Path) -> None:
