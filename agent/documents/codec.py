@@ -20,6 +20,9 @@ T = TypeVar("T")
 MAX_DEPTH = 24
 MAX_SHOWN = 60
 _WHERE = re.compile(r" - at `.*`$", re.DOTALL)
+# Fits wherever a quote stands, also where the string never ends: a pattern that could fail there
+# would be tried again at each quote, for hours in one manifest.
+_STRING = re.compile(rb'"(?:[^"\\]+|\\.?)*"?', re.DOTALL)
 
 
 class Decoded(msgspec.Struct, Generic[T], frozen=True):
@@ -94,10 +97,8 @@ def _named(key: object) -> str:
 
 
 def _bound_depth(data: bytes, name: str) -> None:
-    # Brackets inside strings are counted too: they only make the check stricter for
-    # documents that no tool of ours writes, and keep it free of a parser.
     depth = deepest = 0
-    for byte in re.findall(rb"[\[\]{}]", re.sub(rb'"(?:[^"\\]|\\.)*"', b"", data)):
+    for byte in re.findall(rb"[\[\]{}]", _STRING.sub(b"", data)):
         depth += 1 if byte in b"[{" else -1
         deepest = max(deepest, depth)
     if deepest > MAX_DEPTH:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from contextlib import suppress
 from typing import Any
 
@@ -133,3 +134,16 @@ def test_no_json_raises_anything_but_a_document_error(value: Any) -> None:
 def test_what_is_encoded_is_decoded_to_the_same() -> None:
     value = decode(document()).value
     assert decode(codec.encode(value)).value == value
+
+
+def test_a_string_that_never_ends_is_refused_at_once() -> None:
+    hostile = b'"' + b'\\"' * 100_000 + b"\\"
+    began = time.process_time()
+    with pytest.raises(DocumentError, match="expected a JSON document"):
+        codec.decode(hostile, Manifest, name="manifest", max_bytes=1 << 20)
+    # Looked at once, not once from each quote: that took minutes.
+    assert time.process_time() - began < 5
+
+
+def test_only_brackets_outside_of_strings_count_as_nesting() -> None:
+    assert decode(document(deployment='"\\[' * 30)).value.deployment == '"\\[' * 30
