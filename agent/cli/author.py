@@ -135,7 +135,7 @@ def _tried(one: Tried) -> tuple[str, str, str, str]:
     probed = one.probed
     ready = probed.ready
     return (
-        f"{ready.runtime} {ready.runtime_version} ({ready.provider})",
+        f"{ready.runtime} {ready.runtime_version} ({ready.placement.got})",
         f"{probed.cases} passed, deviation {probed.max_deviation:.2g}",
         f"{probed.p50_ms:.3g} ms",
         f"{probed.peak_memory_bytes / 1e6:.0f} MB",

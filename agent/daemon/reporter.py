@@ -172,7 +172,7 @@ class Reporter:
             variant=ready.variant,
             runtime=ready.runtime,
             runtime_version=ready.runtime_version,
-            provider=ready.provider,
+            provider=ready.placement.got,
             isolation=isolation_level(ready.isolation),
         )
 
@@ -407,7 +407,7 @@ def _slot_telemetry(server: SlotServer) -> SlotTelemetry:
         pack=plan.spec.pack if plan is not None else "",
         version=plan.manifest.version if plan is not None else "",
         runtime=ready.runtime if ready is not None else "",
-        provider=ready.provider if ready is not None else "",
+        provider=ready.placement.got if ready is not None else "",
         metrics={_metric(name): count for name, count in _counters(server).items()},
         latency=latency,
         classes=_classes(server),

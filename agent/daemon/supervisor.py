@@ -30,6 +30,7 @@ TEMPLATE_DEADLINE_S = 60.0
 EXIT_DEADLINE_S = 1.0
 TEMPLATE_IDLE_S = 60.0
 MAX_WORD_CHARACTERS = 64
+MAX_REASON_CHARACTERS = 500
 MAX_LAYERS = 16
 
 StartTemplate = Callable[[str], TemplateProcess]
@@ -422,7 +423,12 @@ def _bounded(ready: Ready) -> Ready:
         ready,
         runtime=_word(ready.runtime),
         runtime_version=_word(ready.runtime_version),
-        provider=_word(ready.provider),
+        placement=msgspec.structs.replace(
+            ready.placement,
+            wanted=_word(ready.placement.wanted),
+            got=_word(ready.placement.got),
+            why=ready.placement.why[:MAX_REASON_CHARACTERS],
+        ),
         variant=_word(ready.variant),
         isolation=_layers(ready.isolation),
     )

@@ -27,6 +27,24 @@ class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
     retryable: bool = False
 
 
+class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Where a model's operators run: what the session itself says, never what a build offers.
+
+    Attributes:
+        wanted: What they were to run on.
+        got: What they run on.
+        operators: Share of them on `got`, from 0 to 1; absent where the library does not tell.
+        time: Share of a run's time on it; the same.
+        why: Why less was got than wanted.
+    """
+
+    wanted: str = ""
+    got: str = ""
+    operators: float | None = None
+    time: float | None = None
+    why: str = ""
+
+
 class Progress(msgspec.Struct, frozen=True):
     """How much of a pack is here.
 

@@ -7,17 +7,36 @@ declared in the manifest and done in the `pipeline` room.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from agent.documents.device import RuntimeFacts
 from agent.documents.manifest import Tensor
+from agent.documents.report import Placement
 
 Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 
 MAX_REASON = 500
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """How a model is to be run.
+
+    Args:
+        provider: What is to compute, by the library's own name; empty: its CPU kernels.
+        threads: How many CPU threads a run may use, the caller's own included.
+        options: For the provider, by the library's names; an adapter takes those that it knows to
+            be harmless and refuses the others.
+    """
+
+    provider: str = ""
+    threads: int = 1
+    options: Mapping[str, str] = field(default_factory=dict)
 
 
 class Session(Protocol):
@@ -35,8 +54,9 @@ class Session(Protocol):
     def outputs(self) -> Sequence[Tensor]: ...
 
     @property
-    def provider(self) -> str:
-        """What really computes: an execution provider's or a delegate's own name, or `CPU`."""
+    def placement(self) -> Placement:
+        """What really computes, as the loaded model itself shows: an execution provider's or a
+        delegate's own name, or `CPU`."""
 
     def run(self, arrays: Arrays) -> dict[str, Array]:
         """Run once, blocking; the caller does the timing.
@@ -67,20 +87,26 @@ class Runtime(Protocol):
 
     name: str
     version: str
+    # Of `agent.formats`: the model files that it loads.
+    formats: Sequence[str]
+
+    def facts(self) -> RuntimeFacts:
+        """Say what this build of the library can do. Under 1 s; loads no model."""
 
     def probe(self) -> str | None:
         """Say what this machine lacks for the runtime, or None. Under 1 s; loads no model."""
 
-    def load(self, model: Path, *, threads: int, outputs: Sequence[str] = ()) -> Session:
+    def load(self, model: Path, wanted: Wanted, *, outputs: Sequence[str] = ()) -> Session:
         """Load a file whose digest and format have been checked.
 
         Args:
             model: The file, in a folder of its own; what it refers to is looked for there only.
-            threads: How many CPU threads a run may use, the caller's own included.
+            wanted: On what. Where less can be had the session's placement says so.
             outputs: Names of the outputs that `run` shall give; all of them when empty.
 
         Raises:
             ModelRejected: Wrong format, unknown operator, a type without an array. Permanent.
+            RuntimeUnavailable: This build has no such provider, or does not take an option.
             MemoryError: The model needs more memory than this process may have.
         """
 

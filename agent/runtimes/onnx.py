@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
+from agent.documents.device import RuntimeFacts
 from agent.documents.manifest import Datatype, Tensor
+from agent.documents.report import Placement
 from agent.errors import AgentError, BadInput, ModelError, ModelRejected
-from agent.runtimes.api import Array, Arrays, shorten
+from agent.runtimes.api import Array, Arrays, Wanted, shorten
 
 # ONNX type names as `NodeArg.type` gives them. bfloat16, float8 and 4-bit types have no NumPy type.
 DATATYPES: dict[str, Datatype] = {
@@ -54,10 +56,21 @@ class OnnxRuntime:
 
     name = "onnx"
     version: str = onnxruntime.__version__
+    formats = ("onnx",)
 
     def __init__(self) -> None:
         # Its warnings are coloured stderr lines; what matters comes as an exception.
         onnxruntime.set_default_logger_severity(4)
+
+    def facts(self) -> RuntimeFacts:
+        """Say what this build offers; whether a provider works is shown by a session only."""
+        return RuntimeFacts(
+            self.name,
+            usable=True,
+            version=self.version,
+            formats=self.formats,
+            providers=tuple(onnxruntime.get_available_providers()),
+        )
 
     def probe(self) -> str | None:
         """Say what this machine lacks: nothing, once the library is imported."""
@@ -65,12 +78,12 @@ class OnnxRuntime:
             return f"its build has no {PROVIDER}"
         return None
 
-    def load(self, model: Path, *, threads: int, outputs: Sequence[str] = ()) -> OnnxSession:
+    def load(self, model: Path, wanted: Wanted, *, outputs: Sequence[str] = ()) -> OnnxSession:
         """Load a model by its path: from bytes, external data would be looked for in the working
         directory."""
         try:
             native = onnxruntime.InferenceSession(
-                str(model), _options(threads), providers=[PROVIDER]
+                str(model), _options(wanted.threads), providers=[PROVIDER]
             )
         except MemoryError:
             raise
@@ -94,7 +107,8 @@ class OnnxSession:
         self.inputs: tuple[Tensor, ...] = tuple(_tensor(node) for node in native.get_inputs())
         nodes = [node for node in native.get_outputs() if not outputs or node.name in outputs]
         self.outputs: tuple[Tensor, ...] = tuple(_tensor(node) for node in nodes)
-        self.provider: str = native.get_providers()[0]
+        provider: str = native.get_providers()[0]
+        self.placement = Placement(wanted=provider, got=provider)
         self._names = [node.name for node in nodes]
         self._converted = [
             (place, _CONVERT[_kind(node.type)])

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from agent.documents.device import RuntimeFacts
 from agent.documents.manifest import Datatype, Tensor
+from agent.documents.report import Placement
 from agent.errors import BadInput, ModelError, ModelRejected
-from agent.runtimes.api import Array, Arrays, shorten
+from agent.runtimes.api import Array, Arrays, Wanted, shorten
 
 try:
     import ai_edge_litert as package
@@ -52,17 +54,29 @@ class TfliteRuntime:
     """Loads `.tflite` files."""
 
     name = "tflite"
+    formats = ("tflite",)
 
     def __init__(self) -> None:
         self.version: str = package.__version__
+
+    def facts(self) -> RuntimeFacts:
+        """Say what this build offers."""
+        return RuntimeFacts(
+            self.name,
+            usable=True,
+            version=self.version,
+            package=package.__name__.replace("_", "-"),
+            formats=self.formats,
+            providers=("CPU", "XNNPACK"),
+        )
 
     def probe(self) -> str | None:
         """Say what this machine lacks: nothing, once the library is imported."""
         return None
 
-    def load(self, model: Path, *, threads: int, outputs: Sequence[str] = ()) -> TfliteSession:
+    def load(self, model: Path, wanted: Wanted, *, outputs: Sequence[str] = ()) -> TfliteSession:
         """Load a model by its path, so that its weights are mapped and not copied."""
-        return TfliteSession(model, threads, outputs)
+        return TfliteSession(model, wanted.threads, outputs)
 
 
 class TfliteSession:
@@ -89,7 +103,8 @@ class TfliteSession:
             if -1 in tensor.shape
         }
         operators = {details["op_name"] for details in self._interpreter._get_ops_details()}
-        self.provider = "XNNPACK" if "DELEGATE" in operators else "CPU"
+        provider = "XNNPACK" if "DELEGATE" in operators else "CPU"
+        self.placement = Placement(wanted=provider, got=provider)
         self._has_variables = not _VARIABLE_OPERATORS.isdisjoint(operators)
 
     def run(self, arrays: Arrays) -> dict[str, Array]:

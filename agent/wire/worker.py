@@ -11,6 +11,8 @@ from typing import TypeVar
 
 import msgspec
 
+from agent.documents.device import RuntimeFacts
+from agent.documents.report import Placement
 from agent.errors import WorkerError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -27,6 +29,9 @@ class Load(msgspec.Struct, frozen=True, omit_defaults=True):
     pack: str
     variant: str
     slot: str = ""
+    # What shall compute, with its options; nothing: the runtime's CPU kernels.
+    provider: str = ""
+    options: dict[str, str] = {}
     threads: int = 1
     memory_mb: int = 512
     # Run the self-test and a short benchmark in place of serving.
@@ -43,8 +48,9 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
 
     runtime: str
     runtime_version: str
-    provider: str
+    placement: Placement
     variant: str
+    threads: int = 1
     isolation: dict[str, str] = {}
     # False where the model keeps hidden state that cannot be rebuilt by replaying messages.
     replayable: bool = True
@@ -80,6 +86,8 @@ class TemplateEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     status: int = 0
     runtime: str = ""
     version: str = ""
+    # Of the runtime, with `ready`.
+    facts: RuntimeFacts | None = None
     code: str = ""
     message: str = ""
     hint: str = ""

@@ -17,7 +17,7 @@ from agent.formats.description import OnnxNeeds
 from agent.formats.external_data import check_external_data
 from agent.pipeline.chain import Chain, ProducedBy, compile_chain
 from agent.pipeline.tensors import may_match, show_shape
-from agent.runtimes.api import Runtime, Session, shorten
+from agent.runtimes.api import Runtime, Session, Wanted, shorten
 from agent.wire.worker import Load, Ready
 from agent.worker.sessions import Run, compile_run
 
@@ -57,10 +57,12 @@ def open_model(runtime: Runtime, load: Load, isolation: dict[str, str]) -> Model
     variant = _variant(manifest, load.variant)
     path = check_file(directory, manifest, variant, thorough=load.probe)
 
+    wanted = Wanted(load.provider, load.threads, load.options)
+    outputs = [tensor.name for tensor in variant.outputs]
+
     def load_session() -> Session:
-        outputs = [tensor.name for tensor in variant.outputs]
         try:
-            return runtime.load(path, threads=load.threads, outputs=outputs)
+            return runtime.load(path, wanted, outputs=outputs)
         except (AgentError, MemoryError):
             raise
         except Exception as error:
@@ -72,13 +74,12 @@ def open_model(runtime: Runtime, load: Load, isolation: dict[str, str]) -> Model
     session = load_session()
     check_tensors("input", variant.inputs, session.inputs, may_lack=False)
     check_tensors("output", variant.outputs, session.outputs, may_lack=True)
-    provider = session.provider
     chain = compile_chain(
         manifest,
         variant,
         load.settings,
         reply_to=load.reply_to,
-        produced_by=ProducedBy(load.pack, runtime.name, provider, load.slot),
+        produced_by=ProducedBy(load.pack, runtime.name, session.placement.got, load.slot),
         id_prefix=os.urandom(6).hex(),
     )
     # The first run also allocates: it belongs to the start. Zeros may be an input that the model
@@ -88,7 +89,8 @@ def open_model(runtime: Runtime, load: Load, isolation: dict[str, str]) -> Model
     ready = Ready(
         runtime=runtime.name,
         runtime_version=runtime.version,
-        provider=provider,
+        placement=session.placement,
+        threads=load.threads,
         variant=variant.name,
         isolation=isolation,
         replayable=variant.hidden_state != "per_source",

@@ -50,7 +50,10 @@ def run(runtime_name: str, control: socket.socket, parent: int) -> None:
             TemplateEvent("failed", code=error.code, message=error.message, hint=error.hint),
         )
         return
-    _tell(control, TemplateEvent("ready", runtime=runtime.name, version=runtime.version))
+    ready = TemplateEvent(
+        "ready", runtime=runtime.name, version=runtime.version, facts=runtime.facts()
+    )
+    _tell(control, ready)
     Template(runtime, control).serve()
 
 

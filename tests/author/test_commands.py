@@ -72,7 +72,7 @@ def test_pack_tells_programs_the_same(tmp_path: Path) -> None:
     assert told["pack"].startswith("sha256:")
     (variant,) = told["variants"]
     assert variant["variant"] == "onnx-fp32"
-    assert variant["probed"]["ready"]["provider"] == "CPUExecutionProvider"
+    assert variant["probed"]["ready"]["placement"]["got"] == "CPUExecutionProvider"
 
 
 def test_a_refusal_is_one_sentence_and_an_exit_code(tmp_path: Path) -> None:

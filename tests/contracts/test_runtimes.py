@@ -12,7 +12,7 @@ import pytest
 
 from agent.errors import BadInput, ModelRejected
 from agent.runtimes import registry
-from agent.runtimes.api import Runtime, Session
+from agent.runtimes.api import Runtime, Session, Wanted
 from tests.runtimes import models
 
 
@@ -51,7 +51,7 @@ def runtime(kit: Kit) -> Runtime:
 def load(runtime: Runtime, folder: Path, data: bytes, *outputs: str, threads: int = 1) -> Session:
     path = folder / "model"
     path.write_bytes(data)
-    return runtime.load(path, threads=threads, outputs=outputs)
+    return runtime.load(path, Wanted(threads=threads), outputs=outputs)
 
 
 def test_it_says_who_it_is_and_that_it_works_here(kit: Kit, runtime: Runtime) -> None:
@@ -67,7 +67,7 @@ def test_it_says_what_the_file_says(kit: Kit, runtime: Runtime, tmp_path: Path) 
     (x,), (y,) = session.inputs, session.outputs
     assert (x.name, x.datatype, x.shape) == ("x", "FP32", (1, 4))
     assert (y.name, y.datatype, y.shape) == ("y", "FP32", (1, 4))
-    assert session.provider
+    assert session.placement.got
 
 
 def test_it_runs_and_leaves_its_input_alone(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
@@ -168,7 +168,7 @@ def test_what_is_no_model_is_rejected_in_one_sentence(
 
 def test_a_missing_file_is_rejected(runtime: Runtime, tmp_path: Path) -> None:
     with pytest.raises(ModelRejected):
-        runtime.load(tmp_path / "absent", threads=1)
+        runtime.load(tmp_path / "absent", Wanted())
 
 
 def test_a_reset_changes_nothing_for_a_model_without_state(

@@ -20,7 +20,7 @@ import sys
 
 from agent.wire import frames
 
-GOOD = b'{"runtime":"r","runtime_version":"1","provider":"p","variant":"v"}'
+GOOD = b'{"runtime":"r","runtime_version":"1","placement":{"got":"p"},"variant":"v"}'
 LONG = GOOD.replace(b'"r"', b'"' + b"r" * 100_000 + b'"')
 SAID = {"junk": b"{{{", "boast": LONG, "deaf": GOOD, "leaver": GOOD, "flood": GOOD}
 

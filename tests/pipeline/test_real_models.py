@@ -19,7 +19,7 @@ from agent.pipeline.assembly import real
 from agent.pipeline.chain import Chain, Incoming, Prediction
 from agent.pipeline.tensors import Arrays
 from agent.runtimes import registry
-from agent.runtimes.api import Session
+from agent.runtimes.api import Session, Wanted
 from tests.pipeline.support import make_chain, make_manifest, v2_request
 
 Array = NDArray[Any]
@@ -32,7 +32,7 @@ class Loaded:
         pytest.importorskip("onnxruntime" if path.suffix == ".onnx" else "ai_edge_litert")
         self.path = path
         self.runtime = registry.find("onnx" if path.suffix == ".onnx" else "tflite")
-        self.session: Session = self.runtime.load(path, threads=1)
+        self.session: Session = self.runtime.load(path, Wanted())
 
     def chain(self, inputs: Sequence[Tensor], **pipeline: Any) -> Chain:
         """Compile a pipeline around it; its outputs are public in real numbers."""

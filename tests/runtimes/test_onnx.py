@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from agent.documents.manifest import Datatype
 from agent.errors import BadInput, ModelRejected
+from agent.runtimes.api import Wanted
 from agent.runtimes.onnx import OnnxRuntime, OnnxSession
 from tests.formats.building import onnx_model
 from tests.runtimes import models
@@ -26,7 +27,7 @@ def runtime() -> OnnxRuntime:
 def load(runtime: OnnxRuntime, folder: Path, data: bytes) -> OnnxSession:
     path = folder / "model.onnx"
     path.write_bytes(data)
-    return runtime.load(path, threads=1)
+    return runtime.load(path, Wanted())
 
 
 def identity(kind: int, shape: list[int]) -> bytes:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from agent.errors import ModelRejected
+from agent.runtimes.api import Wanted
 from agent.runtimes.tflite import TfliteRuntime, TfliteSession
 from tests.runtimes import models
 
@@ -20,7 +21,7 @@ def runtime() -> TfliteRuntime:
 def load(runtime: TfliteRuntime, folder: Path, data: bytes) -> TfliteSession:
     path = folder / "model.tflite"
     path.write_bytes(data)
-    return runtime.load(path, threads=1)
+    return runtime.load(path, Wanted())
 
 
 def test_quantisation_is_told_and_values_pass_as_stored(
@@ -50,7 +51,7 @@ def test_operators_of_tensorflow_itself_are_named(runtime: TfliteRuntime, tmp_pa
 
 
 def test_a_reset_clears_recurrent_state(runtime: TfliteRuntime, shared_models: Path) -> None:
-    session = runtime.load(shared_models / "mnist_lstm" / "mnist_lstm_fp32.tflite", threads=1)
+    session = runtime.load(shared_models / "mnist_lstm" / "mnist_lstm_fp32.tflite", Wanted())
     digit = np.random.default_rng(7).random((1, 28, 28), np.float32)
     (name,), (output,) = session.inputs, session.outputs
     first = session.run({name.name: digit})[output.name]
@@ -63,7 +64,7 @@ def test_a_reset_clears_recurrent_state(runtime: TfliteRuntime, shared_models: P
 
 def test_a_reset_clears_resource_variables(runtime: TfliteRuntime, shared_models: Path) -> None:
     folder = shared_models / "hey_jarvis_wakeword"
-    session = runtime.load(folder / "hey_jarvis.tflite", threads=1)
+    session = runtime.load(folder / "hey_jarvis.tflite", Wanted())
     frames = np.load(folder / "hey_jarvis_frames_int8.npy").reshape(-1, 40)
     # Until the wake word has been heard; the model then holds it in its state.
     heard = frames[:150].reshape(-1, 1, 3, 40)
@@ -80,4 +81,4 @@ def test_a_reset_clears_resource_variables(runtime: TfliteRuntime, shared_models
 
 
 def test_the_delegate_that_computes_is_named(runtime: TfliteRuntime, tmp_path: Path) -> None:
-    assert load(runtime, tmp_path, models.relu_tflite()).provider in ("XNNPACK", "CPU")
+    assert load(runtime, tmp_path, models.relu_tflite()).placement.got in ("XNNPACK", "CPU")

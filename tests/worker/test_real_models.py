@@ -14,6 +14,7 @@ from agent.documents.manifest import Limits, Pipeline, Tensor
 from agent.errors import ModelRejected
 from agent.pipeline.tensors import DTYPES
 from agent.runtimes import registry
+from agent.runtimes.api import Wanted
 from agent.wire import frames
 from tests.conftest import SHARED_MODELS
 from tests.worker.conftest import Start
@@ -53,7 +54,7 @@ def test_a_real_model_answers(
         with pytest.raises(ModelRejected, match="the variant needs an Edge TPU"):
             start(pack, kind).load()
         return
-    session = registry.find(kind).load(path, threads=1)
+    session = registry.find(kind).load(path, Wanted())
     pack = make_pack(
         tmp_path,
         path.read_bytes(),

@@ -229,12 +229,14 @@ main()
 RUNTIME = """
 import os, signal, sys, threading, time
 import numpy as np
+from agent.documents.device import RuntimeFacts
 from agent.documents.manifest import Tensor
+from agent.documents.report import Placement
 from agent.errors import ModelError
 class Session:
     inputs = (Tensor("x", "FP32", (1, 4)),)
     outputs = (Tensor("y", "FP32", (1, 4)),)
-    provider = "test"
+    placement = Placement("test", "test")
     first = True
     def run(self, arrays):
         if Session.first:  # the warm-up
@@ -246,9 +248,10 @@ class Session:
     def reset(self): pass
     def close(self): pass
 class Runtime:
-    name, version = "test", "1"
+    name, version, formats = "test", "1", ("onnx",)
     def probe(self): return None
-    def load(self, model, *, threads, outputs=()): return Session()
+    def facts(self): return RuntimeFacts("test", usable=True, version="1")
+    def load(self, model, wanted, *, outputs=()): return Session()
 """
 
 
