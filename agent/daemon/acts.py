@@ -130,9 +130,11 @@ class Acts:
         self, action: e.Qualify, manifest: Manifest, candidate: Candidate
     ) -> Qualification:
         plan = self._plan_of(action.slot, action.target, manifest, candidate, probe=True)
-        probed = await self.supervisor.probe(
+        probe = await self.supervisor.probe(
             plan.runtime, plan.load, self.settings.limits.probe_deadline_s
         )
+        probe.stop()
+        probed = probe.probed
         log.info(
             "slot=%s variant=%s runtime=%s passed %d cases, p50 %.3f ms, peak %.0f MB",
             action.slot,

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import signal
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import NoReturn
 
 import msgspec
@@ -20,7 +21,17 @@ from agent import errors
 from agent.links.template import TemplateProcess, describe_exit, start_template
 from agent.links.worker import error_of
 from agent.wire import frames
-from agent.wire.worker import MAX_ANSWER_BYTES, Failed, Load, Probed, Ready, TemplateEvent, read
+from agent.wire.worker import (
+    MAX_ANSWER_BYTES,
+    Failed,
+    Load,
+    Measure,
+    Measured,
+    Probed,
+    Ready,
+    TemplateEvent,
+    read,
+)
 
 log = logging.getLogger(__name__)
 
@@ -94,15 +105,15 @@ class Worker(asyncio.BufferedProtocol):
         if self._transport is not None:
             self._transport.write(data)
 
-    async def ask(self, load: Load, deadline_s: float) -> frames.Frame:
-        """Send LOAD and return the worker's first frame.
+    async def ask(self, kind: int, content: msgspec.Struct, deadline_s: float) -> frames.Frame:
+        """Send LOAD or MEASURE and return the frame that answers it.
 
         Raises:
             WorkerTimedOut, WorkerExited, MemoryLimit: No answer came, and why.
         """
         loop = asyncio.get_running_loop()
         self._answer = loop.create_future()
-        self.send(frames.encode_frame(frames.LOAD, 0, 0, b"", msgspec.json.encode(load)))
+        self.send(frames.encode_frame(kind, 0, 0, b"", msgspec.json.encode(content)))
         try:
             await asyncio.wait(
                 (self._answer, self.gone),
@@ -168,6 +179,35 @@ class Worker(asyncio.BufferedProtocol):
             self.on_gone(self, error)
 
 
+@dataclass(frozen=True)
+class Probe:
+    """A candidate that passed its self-test, in a process that waits to be measured."""
+
+    worker: Worker
+    probed: Probed
+
+    async def measure(self, asked: Measure, deadline_s: float) -> Measured:
+        """Have it run so often.
+
+        Raises:
+            AgentError: It died or was too slow; it is ended.
+        """
+        try:
+            answer = await self.worker.ask(frames.MEASURE, asked, deadline_s)
+            if answer.kind != frames.MEASURED:
+                _refuse(answer)
+            measured = read(answer.payload, Measured)
+            if not measured.ms:
+                raise errors.WorkerError("a probe measured nothing")
+            return measured
+        except errors.AgentError as error:
+            self.worker.kill(error)
+            raise
+
+    def stop(self) -> None:
+        self.worker.stop()
+
+
 class Supervisor:
     """Starts workers and probes; owns the template processes.
 
@@ -207,8 +247,8 @@ class Supervisor:
             raise
         return worker
 
-    async def probe(self, runtime: str, load: Load, deadline_s: float) -> Probed:
-        """Qualify a candidate in a process that ends with it.
+    async def probe(self, runtime: str, load: Load, deadline_s: float) -> Probe:
+        """Qualify a candidate in a process of its own; stop it when it has been measured.
 
         Raises:
             AgentError: It did not pass, and why.
@@ -221,8 +261,7 @@ class Supervisor:
         except errors.AgentError as error:
             worker.kill(error)
             raise
-        worker.stop()
-        return msgspec.structs.replace(probed, ready=_bounded(probed.ready))
+        return Probe(worker, msgspec.structs.replace(probed, ready=_bounded(probed.ready)))
 
     async def close(self) -> None:
         """End every template; their workers end with them."""
@@ -247,7 +286,7 @@ class Supervisor:
         worker = Worker(number, runtime, load.memory_mb)
         await template.spawn(worker)
         try:
-            return worker, await worker.ask(load, deadline_s)
+            return worker, await worker.ask(frames.LOAD, load, deadline_s)
         except BaseException:
             worker.kill(errors.WorkerTimedOut("no answer in time"))
             raise
@@ -411,9 +450,9 @@ def _keep(frame: frames.Frame) -> frames.Frame:
 
 
 def _refuse(frame: frames.Frame) -> NoReturn:
-    """Raise what a worker says in place of the answer to LOAD that was wanted."""
+    """Raise what a worker says in place of the answer that was wanted."""
     if frame.kind != frames.FAILED:
-        raise errors.WorkerError(f"a worker answered LOAD with a frame of kind {frame.kind}")
+        raise errors.WorkerError(f"a worker answered with a frame of kind {frame.kind}")
     raise error_of(read(frame.payload, Failed))
 
 

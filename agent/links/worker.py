@@ -16,7 +16,16 @@ from agent import errors
 from agent.errors import AgentError, RuntimeUnavailable, WorkerError, WorkerTimedOut
 from agent.links.template import TemplateProcess, describe_exit, start_template
 from agent.wire import frames
-from agent.wire.worker import Failed, Load, Probed, Ready, TemplateEvent, read
+from agent.wire.worker import (
+    Failed,
+    Load,
+    Measure,
+    Measured,
+    Probed,
+    Ready,
+    TemplateEvent,
+    read,
+)
 
 START_DEADLINE_S = 60.0
 LOAD_DEADLINE_S = 60.0
@@ -104,13 +113,22 @@ class BlockingWorker:
         return read(self._first(frames.READY, self._load_deadline_s).payload, Ready)
 
     def probe(self) -> Probed:
-        """Have the self-test and a short benchmark run; the worker ends with it.
+        """Have the self-test run; then `measure` may be asked for, and nothing else.
 
         Raises:
             AgentError: As `load`; `SelfTestFailed` where the answers are not those promised.
         """
         self._send_load(msgspec.structs.replace(self._load, probe=True))
         return read(self._first(frames.PROBED, self._load_deadline_s).payload, Probed)
+
+    def measure(self, asked: Measure, deadline_s: float) -> Measured:
+        """Have the model run so often, once it was probed.
+
+        Raises:
+            WorkerExited, WorkerTimedOut, MemoryLimit: It did not, and why.
+        """
+        self._send(frames.encode_frame(frames.MEASURE, 0, 0, b"", msgspec.json.encode(asked)))
+        return read(self._first(frames.MEASURED, deadline_s).payload, Measured)
 
     def ask(
         self,
@@ -189,7 +207,7 @@ class BlockingWorker:
         if frame.kind == frames.FAILED:
             raise error_of(read(frame.payload, Failed))
         if frame.kind != wanted:
-            raise WorkerError(f"the worker answered LOAD with a frame of kind {frame.kind}")
+            raise WorkerError(f"the worker answered with a frame of kind {frame.kind}")
         return frame
 
     def _receive(self, deadline_s: float) -> frames.Frame:

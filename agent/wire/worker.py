@@ -2,7 +2,7 @@
 
 The order of a conversation: LOAD → READY or FAILED; then MESSAGE → RESULT, one each, in order,
 until STOP or the end of the socket. A LOAD with `probe` set is answered by PROBED (or FAILED) in
-place of READY, and the process ends.
+place of READY; then MEASURE → MEASURED as often as wanted, and the process ends with the socket.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Load(msgspec.Struct, frozen=True, omit_defaults=True):
     options: dict[str, str] = {}
     threads: int = 1
     memory_mb: int = 512
-    # Run the self-test and a short benchmark in place of serving.
+    # Run the self-test, then let yourself be measured, in place of serving.
     probe: bool = False
     # The slot's `settings`: they override options of pipeline steps by name.
     settings: dict[str, str | int | float | bool] = {}
@@ -71,7 +71,26 @@ class Probed(msgspec.Struct, frozen=True, omit_defaults=True):
     ready: Ready
     cases: int
     max_deviation: float
+    # Of the model alone: the median of some runs, and the very first one.
     p50_ms: float
+    first_ms: float
+    peak_memory_bytes: int
+
+
+class Measure(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Run the model so many blocks of calls, each block this long or one call, with a pause before
+    each call where the duty of service is to be seen."""
+
+    blocks: int
+    block_ms: float = 1.0
+    pause_ms: float = 0.0
+
+
+class Measured(msgspec.Struct, frozen=True):
+    """Time of one call in each block, and the median CPU time of one call over all threads."""
+
+    ms: tuple[float, ...]
+    cpu_ms: float
     peak_memory_bytes: int
 
 

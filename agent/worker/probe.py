@@ -1,10 +1,13 @@
-"""Qualifies a candidate on this device: its self-test, a short benchmark, its peak of memory."""
+"""Qualifies a candidate on this device: its self-test, how fast it is, its peak of memory."""
 
 from __future__ import annotations
 
 import itertools
+import math
+import statistics
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from agent.documents import codec
@@ -13,17 +16,69 @@ from agent.errors import AgentError, BadInput, BadOutput, SelfTestFailed
 from agent.pipeline.chain import Incoming
 from agent.pipeline.message import Prediction
 from agent.pipeline.tensors import Arrays
-from agent.wire.worker import Probed
+from agent.wire.worker import Measure, Measured, Probed
 from agent.worker.load import Model, read_file
 
 MAX_CASE_BYTES = 64 * 1024 * 1024
-BENCHMARK_RUNS = 50
-BENCHMARK_S = 0.5
-WARM_UP_RUNS = 3
+# Warm is a model of which two calls in a row take the same time, within this share.
+STEADY = 0.1
+WARM_UP_RUNS = (3, 20)
+WARM_UP_S = 2.0
+FIRST_LOOK = Measure(blocks=15)
+FIRST_LOOK_S = 0.5
+MAX_BLOCKS, MAX_BLOCK_S, MAX_PAUSE_S = 100, 1.0, 1.0
 
 
-def qualify(model: Model) -> Probed:
-    """Run every self-test case through the whole chain, then measure.
+class Bench:
+    """A qualified model and inputs to measure it with."""
+
+    def __init__(self, run: Callable[[], object]) -> None:
+        self._run = run
+        self._call_s = 0.0
+
+    def warm_up(self) -> float:
+        """Run until the time of a call is steady; return the first call's, in seconds."""
+        first = last = self._timed()
+        ends = time.perf_counter() + WARM_UP_S
+        for number in range(2, WARM_UP_RUNS[1] + 1):
+            before, last = last, self._timed()
+            steady = abs(last - before) <= STEADY * max(last, before)
+            if number >= WARM_UP_RUNS[0] and (steady or time.perf_counter() > ends):
+                break
+        self._call_s = last
+        return first
+
+    def measure(self, asked: Measure, *, within_s: float = math.inf) -> Measured:
+        """Run some blocks of calls; fewer where they would take longer than `within_s`."""
+        block_s = min(asked.block_ms / 1000, MAX_BLOCK_S)
+        calls = max(1, math.ceil(block_s / max(self._call_s, 1e-9)))
+        ends = time.perf_counter() + within_s
+        ms: list[float] = []
+        cpu_ms: list[float] = []
+        for _ in range(min(asked.blocks, MAX_BLOCKS)):
+            if asked.pause_ms:
+                # It shows what a runtime's threads do while there is nothing to do.
+                calls = 1
+            cpu = time.process_time()
+            if asked.pause_ms:
+                time.sleep(min(asked.pause_ms / 1000, MAX_PAUSE_S))
+            started = time.perf_counter()
+            for _ in range(calls):
+                self._run()
+            ms.append((time.perf_counter() - started) / calls * 1000)
+            cpu_ms.append((time.process_time() - cpu) / calls * 1000)
+            if time.perf_counter() > ends:
+                break
+        return Measured(tuple(ms), statistics.median(cpu_ms), peak_memory_bytes())
+
+    def _timed(self) -> float:
+        started = time.perf_counter()
+        self._run()
+        return time.perf_counter() - started
+
+
+def qualify(model: Model) -> tuple[Probed, Bench]:
+    """Run every self-test case through the whole chain, then measure a little.
 
     Raises:
         SelfTestFailed: A case gives something else than it promises; says which and where.
@@ -41,29 +96,21 @@ def qualify(model: Model) -> Probed:
                 f"self-test case {number} ({name}): {error.message}", hint=error.hint
             ) from None
         deviations.append(deviation)
-    return Probed(
+    bench = Bench(lambda: model.run("selftest/1", inputs))
+    first_s = p50_ms = 0.0
+    # Without a self-test the inputs are zeros, which the model may not be able to digest.
+    with suppress(AgentError):
+        first_s = bench.warm_up()
+        p50_ms = statistics.median(bench.measure(FIRST_LOOK, within_s=FIRST_LOOK_S).ms)
+    probed = Probed(
         ready=model.ready,
         cases=len(model.manifest.selftest),
         max_deviation=max(deviations),
-        p50_ms=round(median_ms(lambda: model.run("selftest/1", inputs)), 4),
+        p50_ms=round(p50_ms, 4),
+        first_ms=round(first_s * 1000, 4),
         peak_memory_bytes=peak_memory_bytes(),
     )
-
-
-def median_ms(run: Callable[[], object]) -> float:
-    """Return the median time of a call, in ms: of `BENCHMARK_RUNS`, fewer where it is slow."""
-    times: list[float] = []
-    ends = time.perf_counter() + BENCHMARK_S
-    try:
-        while len(times) < BENCHMARK_RUNS + WARM_UP_RUNS and time.perf_counter() < ends:
-            started = time.perf_counter()
-            run()
-            times.append(time.perf_counter() - started)
-    except AgentError:
-        # Without a self-test the inputs are zeros, which the model may not be able to digest.
-        return 0.0
-    counted = sorted(times[WARM_UP_RUNS:] or times)
-    return counted[len(counted) // 2] * 1000
+    return probed, bench
 
 
 def peak_memory_bytes() -> int:

@@ -21,10 +21,10 @@ from agent.pipeline.chain import Incoming, Step
 from agent.pipeline.message import RejectedMessage
 from agent.runtimes.api import Runtime, shorten
 from agent.wire import frames
-from agent.wire.worker import MAX_PREDICTION_BYTES, Failed, Load, read
+from agent.wire.worker import MAX_PREDICTION_BYTES, Failed, Load, Measure, read
 from agent.worker import confine
 from agent.worker.load import Model, open_model
-from agent.worker.probe import qualify
+from agent.worker.probe import Bench, qualify
 
 READ_BYTES = 256 * 1024
 # Answers go out together: after what one read brought, this many, or this long.
@@ -57,7 +57,9 @@ def _converse(runtime: Runtime, conversation: Conversation, isolation: dict[str,
         isolation["memory"] = confine.limit_memory(load.memory_mb)
         model = open_model(runtime, load, isolation)
         if load.probe:
-            conversation.tell(frames.PROBED, qualify(model))
+            probed, bench = qualify(model)
+            conversation.tell(frames.PROBED, probed)
+            conversation.be_measured(bench)
             return
         conversation.tell(frames.READY, model.ready)
         conversation.serve(Answerer(model))
@@ -116,6 +118,14 @@ class Conversation:
                 else:
                     raise WorkerError(f"a serving worker got a frame of kind {frame.kind}")
             self._send(answers)
+
+    def be_measured(self, bench: Bench) -> None:
+        """Answer MEASURE until the end of the stream."""
+        for batch in self._batches():
+            for frame in batch:
+                if frame.kind != frames.MEASURE:
+                    raise WorkerError(f"a probe got a frame of kind {frame.kind}")
+                self.tell(frames.MEASURED, bench.measure(read(frame.payload, Measure)))
 
     def _batches(self) -> Iterator[list[frames.Frame]]:
         """Yield the frames of each read; their views end with the next."""

@@ -16,9 +16,9 @@ from agent.documents.manifest import (
     Tolerance,
     Window,
 )
-from agent.errors import MemoryLimit, SelfTestFailed, WorkerExited
-from agent.wire import frames
-from agent.worker.probe import BENCHMARK_S, median_ms
+from agent.errors import MemoryLimit, SelfTestFailed, WorkerError
+from agent.wire.worker import Measure
+from agent.worker.probe import WARM_UP_RUNS, Bench
 from tests.runtimes import models
 from tests.worker.conftest import Start
 from tests.worker.packs import make_pack, v2
@@ -62,11 +62,11 @@ def test_a_good_candidate_is_measured(start: Start, tmp_path: Path) -> None:
     assert probed.ready.isolation["memory"] == "rlimit_data"
 
 
-def test_the_probe_ends_by_itself(start: Start, tmp_path: Path) -> None:
+def test_the_probe_ends_with_its_stream(start: Start, tmp_path: Path) -> None:
     worker = start(pack_with(tmp_path, GOOD), "onnx")
     worker.probe()
-    with pytest.raises(WorkerExited, match="exit status 0"):
-        worker.ask("t", b"{}")
+    worker.close()
+    assert not Path(f"/proc/{worker.pid}").exists()
 
 
 def test_the_first_wrong_value_is_told_in_a_sentence(start: Start, tmp_path: Path) -> None:
@@ -145,16 +145,52 @@ def test_the_memory_limit_holds_for_the_probe(
         start(pack, "onnx", memory_mb=200).probe()
 
 
-def test_the_benchmark_takes_a_bounded_time_and_at_least_one_run() -> None:
-    calls = []
-    assert median_ms(lambda: calls.append(1)) >= 0
-    assert 1 <= len(calls) <= 53
-    assert BENCHMARK_S <= 1
+def test_warming_up_takes_a_bounded_number_of_runs_and_tells_the_first_apart() -> None:
+    calls: list[None] = []
+    bench = Bench(lambda: calls.append(None))
+    assert bench.warm_up() > 0
+    low, high = WARM_UP_RUNS
+    assert low <= len(calls) <= high
 
 
-def test_a_message_during_the_probe_is_not_answered(start: Start, tmp_path: Path) -> None:
+def test_a_block_is_as_long_as_asked_for_however_fast_the_model_is() -> None:
+    calls: list[None] = []
+    bench = Bench(lambda: calls.append(None))
+    bench.warm_up()
+    calls.clear()
+    measured = bench.measure(Measure(blocks=3, block_ms=2.0))
+    assert len(measured.ms) == 3
+    assert len(calls) > 100
+    assert measured.ms[0] < 0.1
+    assert 0 < measured.cpu_ms < 0.1
+
+
+def test_with_pauses_each_block_is_one_call() -> None:
+    calls: list[None] = []
+    bench = Bench(lambda: calls.append(None))
+    bench.warm_up()
+    calls.clear()
+    assert len(bench.measure(Measure(blocks=4, pause_ms=0.1)).ms) == len(calls) == 4
+
+
+def test_a_slow_model_is_measured_no_longer_than_allowed() -> None:
+    bench = Bench(lambda: None)
+    bench.warm_up()
+    assert len(bench.measure(Measure(blocks=50), within_s=0.0).ms) == 1
+
+
+def test_a_probe_can_be_measured_again_and_again(start: Start, tmp_path: Path) -> None:
     worker = start(pack_with(tmp_path, GOOD), "onnx")
-    stream = worker._open_stream()
+    probed = worker.probe()
+    assert 0 < probed.p50_ms <= probed.first_ms < 1000
+    for blocks in (1, 5):
+        measured = worker.measure(Measure(blocks=blocks), 10.0)
+        assert len(measured.ms) == blocks
+        assert measured.peak_memory_bytes >= probed.peak_memory_bytes
+
+
+def test_a_probe_answers_no_message(start: Start, tmp_path: Path) -> None:
+    worker = start(pack_with(tmp_path, GOOD), "onnx")
     worker.probe()
-    stream.settimeout(10)
-    assert frames.FrameReader().feed(stream.recv(100)) == []
+    with pytest.raises(WorkerError, match="a probe got a frame of kind 2"):
+        worker.ask("in/a", b"{}")
