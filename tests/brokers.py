@@ -24,22 +24,22 @@ MOSQUITTO = (
 START_WITHIN_S = 10.0
 # What a test may need beyond MQTT 3.1.1 on a port → why it cannot be had of the embedded broker.
 LACKS = {
-    "sessions": "keeps nothing for a client that is away",
-    "persistence": "forgets everything when it ends",
+    "sessions": "keeps nothing for a client that is away, nor over a restart",
     "mqtt5": "speaks MQTT 3.1.1 only",
     "tls": "is started without TLS",
     "websockets": "is started without WebSocket",
     "users": "is started without passwords and rights",
     "settings": "takes no settings",
-    "clients": "comes without mosquitto_pub and mosquitto_sub",
 }
+# What the reason of every such skip begins with.
+LEFT_OUT = "the embedded broker "
 
 
 def need(*what: str) -> None:
     """Skip the test where its broker lacks something of `LACKS`."""
     lacking = [LACKS[name] for name in what]
     if MOSQUITTO is None and lacking:
-        pytest.skip(f"the embedded broker {lacking[0]}")
+        pytest.skip(LEFT_OUT + lacking[0])
 
 
 def free_port() -> int:
@@ -69,7 +69,6 @@ class LocalBroker:
 
     Args:
         folder: For its configuration, log and database.
-        needs: What a test needs of it that the arguments below do not say; see `LACKS`.
         settings: Lines of mosquitto.conf for all listeners.
         users: Names and passwords; none: anybody may connect.
         acl: Lines of an access list.
@@ -84,7 +83,6 @@ class LocalBroker:
     alive: ClassVar[int] = 0
 
     folder: Path
-    needs: tuple[str, ...] = ()
     settings: tuple[str, ...] = ()
     users: dict[str, str] = field(default_factory=dict)
     acl: tuple[str, ...] = ()
@@ -151,12 +149,13 @@ class LocalBroker:
         self.start()
 
     def _needs(self) -> Iterator[str]:
-        yield from self.needs
-        yield from (
-            name for name in ("settings", "users", "tls", "websockets") if getattr(self, name)
-        )
-        if self.acl:
-            yield "users"
+        asked = {
+            "settings": self.settings,
+            "users": self.users or self.acl,
+            "tls": self.tls,
+            "websockets": self.websockets,
+        }
+        return (name for name, value in asked.items() if value)
 
     def _embedded(self) -> list[str]:
         return [sys.executable, "-m", "agent.demo.embedded", str(self.port)]

@@ -13,10 +13,11 @@ import paho.mqtt.client as mqtt
 import pytest
 
 from bench import driver, prepare
-from bench.broker import Broker, NoBroker, find_mosquitto
+from bench.broker import Broker
 from bench.driver import OUTPUT_TOPIC, Driver
 from bench.models import build_models
 from bench.systems import Job, Script
+from tests.brokers import need
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
@@ -37,10 +38,7 @@ def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def broker(tmp_path: Path) -> Iterator[Broker]:
-    try:
-        find_mosquitto()
-    except NoBroker as error:
-        pytest.skip(str(error))
+    need("settings")
     with Broker(tmp_path, no_delay=True) as running:
         yield running
 

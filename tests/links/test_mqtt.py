@@ -17,7 +17,7 @@ from agent.links.mqtt import Backoff, LinkOptions, MqttLink, end_session
 from agent.wire.mqtt.errors import QueueFull
 from agent.wire.mqtt.options import ConnectOptions, Will
 from agent.wire.mqtt.properties import Properties
-from tests.brokers import LocalBroker, free_port
+from tests.brokers import LocalBroker, free_port, need
 from tests.faultproxy import FaultProxy
 from tests.links.driver import WITHIN_S, Driver
 from tests.wire.mqtt import broker_side
@@ -28,6 +28,7 @@ MEGABYTE = 1 << 20
 
 @pytest.fixture(scope="module")
 def broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LocalBroker]:
+    need("mqtt5")
     broker = LocalBroker(tmp_path_factory.mktemp("broker")).start()
     yield broker
     broker.stop()
@@ -255,6 +256,7 @@ def test_a_qos_0_message_without_a_connection_is_told_as_lost() -> None:
 # Coming and going
 
 
+@pytest.mark.needs_broker("mqtt5")
 def test_a_broker_that_is_not_there_is_waited_for_and_named(tmp_path: Path) -> None:
     async def scenario() -> None:
         broker = LocalBroker(tmp_path, port=free_port())
@@ -274,6 +276,7 @@ def test_a_broker_that_is_not_there_is_waited_for_and_named(tmp_path: Path) -> N
     asyncio.run(scenario())
 
 
+@pytest.mark.needs_broker("sessions")
 def test_a_restart_of_a_broker_that_persists_loses_nothing(tmp_path: Path) -> None:
     async def scenario(broker: LocalBroker) -> None:
         driver = Driver(broker.url, acks=False)
@@ -294,6 +297,7 @@ def test_a_restart_of_a_broker_that_persists_loses_nothing(tmp_path: Path) -> No
         broker.stop()
 
 
+@pytest.mark.needs_broker("mqtt5")
 def test_a_restart_of_a_broker_that_forgets_brings_our_subscriptions_back(tmp_path: Path) -> None:
     async def scenario(broker: LocalBroker) -> None:
         driver = Driver(broker.url)

@@ -15,6 +15,8 @@ from tests.scenarios.conftest import Packs
 from tests.scenarios.device import Client, until, v2_request
 from tests.scenarios.running import ROW, Running, documents, persistent, running, slot
 
+pytestmark = pytest.mark.needs_broker("sessions", "mqtt5")
+
 
 @contextmanager
 def apart(folder: Path, packs: Packs, version: str = "5") -> Iterator[tuple[Running, LocalBroker]]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.brokers import LocalBroker
 from tests.scenarios import chaos
 from tests.scenarios.conftest import Packs
 from tests.scenarios.device import Device
 
 
+@pytest.mark.needs_broker("sessions")
 def test_nothing_is_lost_while_worker_agent_and_broker_are_killed(
     device: Device, broker: LocalBroker, packs: Packs
 ) -> None:

@@ -176,6 +176,7 @@ def test_a_person_goes_back_to_the_previous_pack(
         assert predict(user, "m1")["outputs"][0]["data"][1] == 2.0
 
 
+@pytest.mark.needs_broker("sessions")
 def test_after_a_restart_without_a_network_the_device_serves_what_it_has(
     make_device: MakeDevice, broker: LocalBroker, packs: Packs
 ) -> None:

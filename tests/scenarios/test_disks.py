@@ -50,6 +50,7 @@ def answered(user: Client, message_id: str) -> bool:
     return any(json.loads(m.payload).get("id") == message_id for m in user.on("out/a"))
 
 
+@pytest.mark.needs_broker("sessions")
 def test_a_device_whose_disk_is_read_only_at_boot_serves_and_says_so(
     here: tuple[Running, Mounted], packs: Packs
 ) -> None:

@@ -19,6 +19,7 @@ from paho.mqtt.properties import Properties
 
 from agent.author.pack import pack
 from agent.documents.manifest import Tensor
+from tests.brokers import need
 from tests.scenarios.conftest import Packs
 from tests.scenarios.device import until, v2_request
 from tests.scenarios.running import ROW, Running, documents, running, slot
@@ -99,6 +100,7 @@ class Asker:
 
 @pytest.fixture
 def asker(here: Running) -> Iterator[Asker]:
+    need("mqtt5")
     opened = Asker(here.broker.url)
     yield opened
     opened.client.disconnect()
@@ -294,6 +296,7 @@ def test_open_windows_survive_the_death_of_their_worker(here: Running) -> None:
     assert sums(here, "out/sliding/c", 2) == [7.0, 14.0]
 
 
+@pytest.mark.needs_broker("sessions")
 def test_open_windows_survive_the_death_of_the_agent_as_far_as_they_are_unacknowledged(
     here: Running,
 ) -> None:

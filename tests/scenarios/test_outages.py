@@ -55,6 +55,7 @@ def test_a_broker_that_is_absent_at_start_is_waited_for(tmp_path: Path, packs: P
             here.device.wait_for("vib", "active", one.pack)
 
 
+@pytest.mark.needs_broker("sessions")
 def test_what_waits_at_a_broker_that_goes_and_comes_back_is_answered(
     here: Running, packs: Packs
 ) -> None:
@@ -105,6 +106,7 @@ def guarded(folder: Path, packs: Packs, extra: str) -> Iterator[Running]:
         yield started
 
 
+@pytest.mark.needs_broker("mqtt5")
 def test_a_second_client_with_our_id_does_not_end_the_agent(here: Running, packs: Packs) -> None:
     one = packs.affine(1)
     here.serve(vib=slot(one))
@@ -209,6 +211,7 @@ def test_a_full_disk_is_reported_with_numbers_and_the_deployment_goes_on_when_th
     served_by(small, two.pack, "with space again")
 
 
+@pytest.mark.needs_broker("sessions")
 def test_an_agent_that_starts_on_a_full_disk_serves_what_it_has(
     small: Running, packs: Packs, disk: Path
 ) -> None:
@@ -291,6 +294,7 @@ def remove_blob(path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", DAMAGES)
+@pytest.mark.needs_broker("sessions")
 def test_what_is_damaged_on_disk_serves_on_and_is_repaired_at_the_next_start(
     name: str, here: Running, packs: Packs
 ) -> None:
@@ -309,6 +313,7 @@ def test_what_is_damaged_on_disk_serves_on_and_is_repaired_at_the_next_start(
 
 
 @pytest.mark.parametrize("damaged", [1, 2], ids=["one generation", "both generations"])
+@pytest.mark.needs_broker("sessions")
 def test_a_damaged_state_file_is_told_and_the_device_finds_its_way_back(
     damaged: int, here: Running, packs: Packs
 ) -> None:

@@ -23,6 +23,7 @@ def damage(path: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["manifest.json", "*.onnx", "all of it"])
+@pytest.mark.needs_broker("sessions")
 def test_a_serving_pack_that_is_damaged_is_repaired_after_a_restart(
     make_device: MakeDevice, broker: LocalBroker, packs: Packs, what: str
 ) -> None:

@@ -199,6 +199,7 @@ class Listener:
         return {e["id"]: msgspec.convert(e, GapDocument) for e in found}
 
 
+@pytest.mark.needs_broker("sessions")
 def test_what_happened_while_the_link_was_away_comes_back_in_order_with_its_own_times(
     here: Running, packs: Packs
 ) -> None:
@@ -240,6 +241,7 @@ LETTERS = 90
 LETTER_BYTES = 40_000
 
 
+@pytest.mark.needs_broker("sessions")
 def test_what_a_full_spool_drops_is_told_and_the_sum_is_right_also_over_a_kill(
     tmp_path: Path, packs: Packs
 ) -> None:
