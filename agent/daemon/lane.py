@@ -17,17 +17,19 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from agent.daemon.held import HeldBudget
 from agent.daemon.meters import SlotMeters
 from agent.documents.deployment import Slot
-from agent.errors import AgentError, BadOutput
+from agent.errors import AgentError, BadOutput, WorkerError
 from agent.wire import frames, topics
 from agent.wire.mqtt.options import MAX_PACKET_BYTES
 
-# Held payloads of open windows kept for a worker that has to start again.
-MAX_HELD_BYTES = 8 * 1024 * 1024
+# Messages of open windows kept for a worker that has to start again, with what each takes here
+# beside its bytes: a window may hold very many very small ones.
+MAX_HELD_BYTES = 32 * 1024 * 1024
+HELD_OVERHEAD_BYTES = 448
 
 
 class Inbound(Protocol):
@@ -45,6 +47,17 @@ class Inbound(Protocol):
     def response_topic(self) -> str | None: ...
     @property
     def correlation_data(self) -> bytes | None: ...
+
+
+class _Kept(NamedTuple):
+    """What a replay needs of a message that is acknowledged; its properties may have been large."""
+
+    topic: str
+    payload: bytes
+    qos: int
+    dup: bool
+    response_topic: str | None
+    correlation_data: bytes | None
 
 
 class Handed(Enum):
@@ -133,6 +146,8 @@ class Lane:
     in_flight: dict[int, Pending] = field(default_factory=dict)
     handing_over: int = 0
     held: dict[int, Pending] = field(default_factory=dict)
+    # Those of them that are not acknowledged, oldest first.
+    _owed: dict[int, Pending] = field(default_factory=dict)
     # How many messages go one at a time, after a worker died with several.
     careful: int = 0
     open: bool = False
@@ -140,6 +155,8 @@ class Lane:
     _out: list[bytes] = field(default_factory=list)
     _next: int = 1
     _held_bytes: int = 0
+    # Messages of open windows that this worker was given again, and has not answered.
+    _replayed: set[int] = field(default_factory=set)
     # The message whose answer is why the worker is being replaced.
     _culprit: Pending | None = None
     _outputs: dict[str, str] = field(default_factory=dict)
@@ -228,13 +245,18 @@ class Lane:
         """Take one RESULT from the worker; False where it answers no message that waits for one.
 
         Raises:
-            WorkerError: The frame cannot be read; the worker must be replaced.
+            WorkerError: The frame cannot be read, or answers nothing that was asked; the worker
+                must be replaced.
         """
         result = frames.decode_result(frame)
-        self.last_progress = now
         pending = self.in_flight.pop(frame.sequence, None)
+        if pending is None and frame.sequence not in self._replayed:
+            # Taken for progress, it would put the deadline of a real message off for ever.
+            raise WorkerError(f"a worker answered message {frame.sequence}, which it was not given")
+        self.last_progress = now
         if pending is None:
             # A replay: what this worker's windows do not need any more may go.
+            self._replayed.discard(frame.sequence)
             for sequence in result.released:
                 self._let_go(sequence)
             return False
@@ -320,16 +342,17 @@ class Lane:
         """No window needs this message any more."""
         pending = self.held.pop(sequence, None)
         if pending is not None:
-            self._held_bytes -= len(pending.message.payload)
-            if not pending.acknowledged:
+            self._held_bytes -= _held_size(pending)
+            if self._owed.pop(sequence, None) is not None:
                 self.budget.used -= 1
             self._acknowledge(pending)
 
     def _hold(self, pending: Pending) -> None:
         """Keep a message that an open window needs, unacknowledged as far as the bounds allow."""
         self.held[pending.sequence] = pending
-        self._held_bytes += len(pending.message.payload)
+        self._held_bytes += _held_size(pending)
         if not pending.acknowledged:
+            self._owed[pending.sequence] = pending
             self.budget.used += 1
         while self.budget.used > self.budget.limit and self.acknowledge_oldest_held():
             pass
@@ -342,18 +365,26 @@ class Lane:
 
         From then on only this process remembers it: a crash of the daemon costs it.
         """
-        oldest = next((p for p in self.held.values() if not p.acknowledged), None)
-        if oldest is None:
+        sequence = next(iter(self._owed), None)
+        if sequence is None:
             return False
+        oldest = self._owed.pop(sequence)
         self.budget.used -= 1
         self.meters.acknowledged_early += 1
         self._acknowledge(oldest)
+        before = _held_size(oldest)
+        message = oldest.message
+        oldest.message = _Kept(
+            message.topic, message.payload, message.qos, message.dup, None, message.correlation_data
+        )
+        self._held_bytes += _held_size(oldest) - before
         return True
 
     # -- the worker -------------------------------------------------------------------------
 
     def worker_ready(self, now: float) -> None:
         """A worker is there: rebuild its windows, then send what waits."""
+        self._replayed = set(self.held)
         for pending in self.held.values():
             message = pending.message
             self._out.append(
@@ -445,7 +476,8 @@ class Lane:
                 acknowledged, or they would fill the broker's window. Else the agent stops, and
                 what is not answered stays with the broker for the next start.
         """
-        self.budget.used -= sum(not held.acknowledged for held in self.held.values())
+        self.budget.used -= len(self._owed)
+        self._owed.clear()
         for pending in (*self.waiting, *self.in_flight.values(), *self.held.values()):
             if pending.acknowledged:
                 continue
@@ -459,3 +491,14 @@ class Lane:
         self.held.clear()
         self._held_bytes = 0
         self.open = False
+
+
+def _held_size(pending: Pending) -> int:
+    message = pending.message
+    return (
+        HELD_OVERHEAD_BYTES
+        + len(message.payload)
+        + 2 * len(pending.topic)
+        + len(message.response_topic or "")
+        + len(message.correlation_data or b"")
+    )

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from agent.daemon.held import HeldBudget
 from agent.daemon.lane import (
+    MAX_HELD_BYTES,
     DeadLetter,
     Done,
     Effects,
@@ -280,6 +281,44 @@ def test_windows_never_hold_back_more_than_they_may() -> None:
         world.answer(frames.ABSORBED, released=())
     assert world.acknowledged == [b"0", b"1"]
     assert world.lane.meters.acknowledged_early == 2
+
+
+def test_small_messages_of_a_window_are_bounded_by_what_they_take_with_all_around_them() -> None:
+    world = World(slot=Slot("sha256:" + "a" * 64, Input("sensors/#"), Output("out")))
+    world.lane.budget.limit = 2
+    world.lane.worker_ready(0.0)
+    large = "x" * 60_000
+    for number in range(400):
+        about = {"response_topic": large, "correlation_data": large.encode()}
+        world.arrive(b"1", topic=f"sensors/{number}/{large}", **about)
+        world.answer(frames.ABSORBED, released=())
+    assert sum(len(held.topic) for held in world.lane.held.values()) < MAX_HELD_BYTES
+    kept = [held for held in world.lane.held.values() if held.message.response_topic]
+    assert len(kept) == 2  # of the rest only what a replay needs
+    assert len(world.acknowledged) == 398
+
+
+def test_a_worker_that_answers_what_it_was_not_given_is_found_out() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.arrive(b"1")
+    made_up = frames.FrameReader().feed(frames.encode_result(77, frames.PREDICTION, b"p"))[0]
+    with pytest.raises(WorkerError, match="answered message 77, which it was not given"):
+        world.lane.answered(made_up, 60.0)
+    assert world.lane.overdue(60.0, deadline_s=10.0)
+
+
+def test_a_replay_is_answered_once() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.arrive(b"1")
+    world.answer(frames.ABSORBED, released=())
+    world.die()
+    world.lane.worker_ready(0.0)
+    again = frames.FrameReader().feed(frames.encode_result(1, frames.ABSORBED, b"", released=()))
+    assert not world.lane.answered(again[0], 0.0)
+    with pytest.raises(WorkerError):
+        world.lane.answered(again[0], 0.0)
 
 
 def test_at_qos_0_the_slot_says_which_message_gives_way() -> None:
