@@ -52,6 +52,7 @@ _READ_BYTES: Final = 65_536
 _WRITE_HIGH_BYTES: Final = 262_144
 _CLOSE_WITHIN_S: Final = 2.0
 _TAKEN_OVER: Final = 0x8E
+_RECEIVE_MAXIMUM_EXCEEDED: Final = 0x93
 _SUSPICIOUS: Final = 3  # connections in a row that did not last
 _REASONS_LOGGED: Final = 8
 
@@ -122,6 +123,7 @@ class MqttLink:
         self._last_error: str | None = None
         self._logged: set[str | None] = set()
         self._refused = False
+        self._flooded = False
         self._again_now = False
         self._connected_at: float | None = None
         self._short_lived = 0
@@ -326,10 +328,11 @@ class MqttLink:
             return False
         if self._loop.time() - self._connected_at >= self._options.backoff.stable_s:
             self._short_lived = 0
+            self._flooded = False
             self._logged.clear()
             return True
         self._short_lived += 1
-        if self._short_lived >= _SUSPICIOUS and not self._refused:
+        if self._short_lived >= _SUSPICIOUS and not self._refused and not self._flooded:
             # Not every broker says so, and MQTT 3.1.1 has no way to.
             self._last_error = (
                 f"{self._last_error}, each time soon after accepting us "
@@ -501,6 +504,8 @@ class MqttLink:
         if isinstance(event, Refused):
             self._refused = True
         elif event.reason_code:
+            # It explains by itself why the connections do not last.
+            self._flooded = self._flooded or event.reason_code == _RECEIVE_MAXIMUM_EXCEEDED
             # Coming back at once would throw out the other client with our id, for ever.
             told = reason(event.reason_code)
             self._refused = event.reason_code == _TAKEN_OVER or not told.retryable

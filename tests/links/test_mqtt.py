@@ -386,6 +386,30 @@ def test_two_clients_with_one_id_are_suspected_when_the_broker_does_not_say_so(
     asyncio.run(scenario())
 
 
+def test_a_flood_that_ends_each_connection_is_not_blamed_on_another_client() -> None:
+    flood = b"".join(
+        broker_side.publish(5, "in", b"", qos=1, packet_id=number) for number in range(1, 1026)
+    )
+
+    async def overwhelm(data: bytes, writer: asyncio.StreamWriter) -> None:
+        if data[0] == 0x10:
+            writer.write(broker_side.connack(5) + flood)
+
+    async def scenario() -> None:
+        async with played(overwhelm) as url:
+            driver = Driver(url, acks=False, receive_maximum=1)
+            async with driver.running():
+                await driver.until(
+                    lambda: sum(state.phase == "waiting" for state in driver.states) >= 5
+                )
+        told = {state.last_error for state in driver.states if state.phase == "waiting"}
+        assert told == {
+            "more than 1024 messages wait for our acknowledgement: more come than are dealt with"
+        }
+
+    asyncio.run(scenario())
+
+
 @pytest.mark.parametrize(("code", "phase"), [(0x8E, "refused"), (0x8B, "waiting")])
 def test_the_broker_s_reason_decides_how_soon_we_come_back(code: int, phase: str) -> None:
     async def leave(data: bytes, writer: asyncio.StreamWriter) -> None:

@@ -429,7 +429,10 @@ class Session:
                     return
             inbox.unacked[message.packet_id] = message
             if len(inbox.unacked) > self._max_unacked:
-                many = f"the broker sent more than {self._max_unacked} messages unacknowledged"
+                many = (
+                    f"more than {self._max_unacked} messages wait for our acknowledgement: "
+                    "more come than are dealt with"
+                )
                 self._fail(many, _RECEIVE_MAXIMUM_EXCEEDED)
                 return
         self._events.append(message)
