@@ -182,7 +182,7 @@ class Bus:
             if self._asked is not None and result.filter == self._asked[0]:
                 self._refusal = None
                 if result.granted_qos is None:
-                    told = f"the broker refused to subscribe to {result.filter!r}: {result.reason}"
+                    told = f"the broker refused to subscribe to {result.reason}"
                     self._refusal = LinkError(told)
                 self._answered.set()
         self._changed()

@@ -229,7 +229,7 @@ def test_a_bus_says_why_no_message_can_come() -> None:
     assert world.trouble() == "no connection for sensor messages: connection refused"
     world.wire.enter(granted(5))
     assert world.trouble() == ""
-    world.wire.on_subscribed(Subscribed((FilterResult("in/+", None, "not authorized"),)))
+    world.wire.on_subscribed(Subscribed((FilterResult("in/+", None, "'in/+': not authorized"),)))
     assert world.trouble() == "the broker refused to subscribe to 'in/+': not authorized"
     world.wire.on_subscribed(Subscribed((FilterResult("in/+", 1),)))
     assert world.trouble() == ""
