@@ -236,8 +236,9 @@ class PackStore:
             return
         usage, reserve = self.usage(), self._reserve_bytes()
         raise NoSpace(
-            f"needed {needed_bytes} bytes: free {usage.free_bytes} of which {reserve} are kept, "
-            f"used {usage.used_bytes} of quota {usage.quota_bytes}; {short} bytes short",
+            f"{_size(needed_bytes)} are needed, {_size(short)} more than there is room for: "
+            f"{_size(usage.free_bytes)} of the disk are free and {_size(reserve)} must stay free, "
+            f"packs take {_size(usage.used_bytes)} of {_size(usage.quota_bytes)}",
             hint="remove a slot, free some space, or raise limits.store_mb",
         )
 
@@ -340,3 +341,8 @@ class PackStore:
     def _part_paths(self) -> list[Path]:
         names = self._files.names(self._part)
         return [self._part / name for name in names if len(name) == 64]
+
+
+def _size(count: int) -> str:
+    """Bytes as a person reads them; all of them where they are few."""
+    return f"{count} B" if count < 10_000 else f"{count / 1_000_000:.2f} MB"
