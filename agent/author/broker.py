@@ -69,6 +69,8 @@ class Broker:
             self._client.ws_set_options(path=self._address.path or "/mqtt")
         if tls:
             _use_tls(self._client, options)
+        if options.password_file and not options.username:
+            raise UsageError("--password-file needs --username")
         if options.username:
             self._client.username_pw_set(options.username, _password(options.password_file))
         self._client.on_connect = self._on_connect

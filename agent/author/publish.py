@@ -66,7 +66,8 @@ class Published:
 class DeviceStatus:
     """The device came or went."""
 
-    online: bool
+    # None: the broker keeps nothing of such a device.
+    online: bool | None
 
 
 @dataclass(frozen=True)
@@ -139,6 +140,8 @@ class _Delivery:
     last: Moved | None = None
     given: set[tuple[str, int]] = field(default_factory=set)
     done_bytes: int = 0
+    # Something of the device's own has come.
+    seen: bool = False
 
     def run(self) -> Iterator[Event]:
         prefix = self.order.prefix
@@ -216,6 +219,9 @@ class _Delivery:
             return
         while (left_s := end - self.now()) > 0:
             message = self.broker.next(min(left_s, 1.0))
+            if message is None and not self.seen:
+                self.seen = True  # said once
+                yield DeviceStatus(None)
             for event in self._handle(message) if message is not None else ():
                 yield event
                 if isinstance(event, Verdict):
@@ -224,6 +230,7 @@ class _Delivery:
 
     def _handle(self, message: Received) -> Iterator[Event]:
         handler = self.handlers.get(message.topic)
+        self.seen = self.seen or message.topic != f"{self.order.prefix}desired"
         return handler(message) if handler is not None else iter(())
 
     def _why_late(self) -> Failure:

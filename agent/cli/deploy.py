@@ -30,6 +30,7 @@ Example:
 
 """ + exits.epilog(
     exits.DONE,
+    exits.FAILED,
     exits.USAGE,
     exits.REFUSED_BY_DEVICE,
     exits.ROLLED_BACK,
@@ -65,13 +66,17 @@ def deploy(directory: Path, as_json: bool, **values: Any) -> int:
     order = _order(offer, values)
     with Broker(options.broker_options(values)) as broker, _Screen(order, quiet=as_json) as screen:
         verdict = publish.Verdict("timed_out")
-        for event in publish.deploy(broker, offer, order):
-            screen.show(event)
-            if isinstance(event, publish.Verdict):
-                verdict = event
+        try:
+            for event in publish.deploy(broker, offer, order):
+                screen.show(event)
+                if isinstance(event, publish.Verdict):
+                    verdict = event
+        except KeyboardInterrupt:
+            screen.left()
+            raise
     if as_json:
         click.echo(_as_json(order, offer, verdict, time.monotonic() - began))
-    return exits.BY_VERDICT[verdict.state]
+    return exits.of_verdict(verdict.state, hindered=verdict.error is not None)
 
 
 def _order(offer: Offer, values: dict[str, Any]) -> publish.Order:
@@ -131,6 +136,7 @@ class _Screen:
 
     def __init__(self, order: publish.Order, *, quiet: bool) -> None:
         self._order = order
+        self._is_published = False
         self._console = Console(stderr=True, quiet=quiet, highlight=False)
         self._bar = Progress(
             TextColumn("{task.description}"),
@@ -153,12 +159,24 @@ class _Screen:
     def show(self, event: publish.Event) -> None:
         _SHOWN[type(event)](self, event)
 
+    def left(self) -> None:
+        """Nobody waits any more: say what goes on without us."""
+        if not self._is_published:
+            return
+        self._say("the deployment stays at the broker, and the device follows it without us")
+        if self._order.target.source.startswith("mqtt:"):
+            self._say("but only this command has the pack: start it again if the device lacks it")
+
     def published(self, event: publish.Published) -> None:
+        self._is_published = True
         slot = escape(f"{self._order.device}, slot {self._order.slot}")
         self._say(f"deployment {escape(event.deployment)} → {slot}")
 
     def status(self, event: publish.DeviceStatus) -> None:
-        if not event.online:
+        if event.online is None:
+            place = escape(f"{self._order.device} below {self._order.prefix}")
+            self._say(f"the broker has never seen {place}; waiting for it (is the name right?)")
+        elif not event.online:
             self._say("the device is offline; it will go on when it is back")
 
     def transferred(self, event: publish.Transferred) -> None:
@@ -176,9 +194,12 @@ class _Screen:
     def verdict(self, event: publish.Verdict) -> None:
         self._bar.update(self._task, visible=False)
         if event.error is not None:
-            self._say(f"[bold red]{event.state}[/]: {_sentence(event.error)}")
+            but = ", but" if event.state == "active" else ""
+            self._say(f"[bold red]{event.state}{but}[/]: {_sentence(event.error)}")
         else:
             self._say(f"[bold green]{event.state}[/]{_what_runs(event.report)}")
+        if event.state == "timed_out":
+            self.left()
 
     def _say(self, text: str) -> None:
         # One line each, however narrow: a log or a grep wants whole sentences.
@@ -202,6 +223,6 @@ def _sentence(error: Failure) -> str:
 def _what_runs(report: SlotReport | None) -> str:
     if report is None or not report.runtime:
         return ""
-    took = f", {report.p50_ms:.2f} ms" if report.p50_ms is not None else ""
+    took = f", {report.p50_ms:.3g} ms" if report.p50_ms is not None else ""
     model = f"{report.name} {report.version} on {report.runtime} {report.runtime_version}"
     return escape(f": {model} ({report.provider}{took})")

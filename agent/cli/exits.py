@@ -50,6 +50,18 @@ BY_VERDICT: Mapping[str, int] = {
 }
 
 
+def of_verdict(state: str, *, hindered: bool) -> int:
+    """The exit code for a device's verdict.
+
+    Args:
+        state: Of `publish.Verdict`.
+        hindered: An error stands beside it: an `active` slot that cannot get its messages is no
+            success to a script.
+    """
+    code = BY_VERDICT[state]
+    return FAILED if hindered and code == DONE else code
+
+
 def of_error(code: str) -> int:
     """The exit code for an error's code."""
     return _BY_ERROR.get(code, FAILED)

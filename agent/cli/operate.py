@@ -36,6 +36,16 @@ Example:
 
 """ + exits.epilog(exits.DONE, exits.USAGE)
 
+# Counters that stand at 0 where all is well.
+_COUNTED = {
+    "rejected": "rejected",
+    "dead_letters": "dead letters",
+    "bad_outputs": "bad outputs",
+    "unsent": "unsent",
+    "acknowledged_early": "acknowledged early",
+    "worker_restarts": "worker restarts",
+    "waiting": "waiting now",
+}
 _STYLES = {"active": "green", "failed": "red", "rolled_back": "red"}
 
 
@@ -164,11 +174,15 @@ def _print_status(console: Console, found: dict[str, Any]) -> None:
     for name, slot in slots.items():
         if slot.get("error"):
             _print_failure(console, name, slot["error"])
+        counted = [f"{what} {slot[key]}" for key, what in _COUNTED.items() if slot.get(key)]
+        if counted:
+            console.print(escape(f"{name}: {', '.join(counted)}"), style="dim", soft_wrap=True)
 
 
 def _print_failure(console: Console, name: str, failure: dict[str, Any]) -> None:
     hint = f" ({failure['hint']})" if failure.get("hint") else ""
-    said = escape(f"{failure.get('message')}{hint}")
+    code = f" [{failure['code']}]" if failure.get("code") else ""
+    said = escape(f"{failure.get('message')}{hint}{code}")
     console.print(f"[red]{escape(name)}[/]: {said}", soft_wrap=True)
 
 
@@ -181,7 +195,7 @@ def _slot_table(slots: dict[str, Any]) -> Table:
         style = _STYLES.get(state, "yellow")
         table.add_row(
             escape(name),
-            f"[{style}]{escape(state)}[/]",
+            f"[{style}]{escape(state + _share(slot.get('progress')))}[/]",
             escape(_model(slot)),
             escape(" ".join(str(slot.get(key) or "") for key in ("runtime", "provider"))),
             _number(slot.get("p50_ms")),
@@ -197,7 +211,13 @@ def _model(slot: dict[str, Any]) -> str:
     return named or str(slot.get("pack") or "")[:19]
 
 
+def _share(progress: object) -> str:
+    if not isinstance(progress, dict) or not progress.get("total_bytes"):
+        return ""
+    return f" {progress.get('done_bytes', 0) / progress['total_bytes']:.0%}"
+
+
 def _number(value: object) -> str:
     if isinstance(value, float):
-        return f"{value:.2f}"
+        return f"{value:.3g}"
     return "" if value is None else str(value)

@@ -67,6 +67,7 @@ def test_a_pack_is_delivered_and_the_verdict_is_the_devices(
 ) -> None:
     with Device(mosquitto.url, "good") as device:
         events = run(mosquitto, offer, order_for("good"))
+    assert DeviceStatus(None) not in events
     assert device.files == {"model.onnx": CONTENT}
     assert Published("d-1") in events
     assert DeviceStatus(online=True) in events
@@ -183,6 +184,7 @@ def test_an_absent_device_ends_in_time_and_says_what_to_look_at(
     mosquitto: LocalBroker, offer: Offer
 ) -> None:
     events = run(mosquitto, offer, order_for("nobody", timeout_s=0.05))
+    assert events.count(DeviceStatus(None)) == 1
     verdict = events[-1]
     assert isinstance(verdict, Verdict)
     assert verdict.state == "timed_out"

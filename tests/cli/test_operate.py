@@ -88,8 +88,47 @@ def test_the_devices_verdict_is_the_exit_code(
     assert f"{state}: [y] differs (train it again) [self_test_failed]\n" in told
 
 
-def test_a_device_that_is_not_there_is_a_timeout(mosquitto: LocalBroker, pack: Path) -> None:
+def test_a_slot_that_is_active_but_gets_no_messages_is_no_success(
+    mosquitto: LocalBroker, pack: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    why = Failure(code="link_failed", message="the broker refused to subscribe to 'in/+'")
+    with Device(mosquitto.url, "deaf", answers=[("active", why)]):
+        assert deploy(pack, mosquitto.url, "deaf") == exits.FAILED
+    told = capsys.readouterr().err
+    assert "active, but: the broker refused to subscribe to 'in/+' [link_failed]\n" in told
+
+
+def test_a_device_that_is_not_there_is_told_at_once_and_is_a_timeout(
+    mosquitto: LocalBroker, pack: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert deploy(pack, mosquitto.url, "nobody", "--timeout", "0.05") == exits.TIMED_OUT
+    told = capsys.readouterr().err
+    assert "the broker has never seen nobody below edgeward/nobody/" in told
+    assert "only this command has the pack" in told
+
+
+def test_whoever_interrupts_a_deployment_is_told_what_goes_on(
+    mosquitto: LocalBroker,
+    pack: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def interrupted(*_: object) -> Iterator[publish.Event]:
+        yield publish.Published("d-1")
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(publish, "deploy", interrupted)
+    assert deploy(pack, mosquitto.url, "left") == exits.INTERRUPTED
+    told = capsys.readouterr().err
+    assert "the deployment stays at the broker" in told
+    assert told.endswith("edgeward: stopped\n")
+
+
+def test_a_password_without_a_name_is_a_mistake(
+    pack: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert deploy(pack, "mqtt://127.0.0.1:1", "d", "--password-file", "p") == exits.USAGE
+    assert "--password-file needs --username" in capsys.readouterr().err
 
 
 def test_with_a_url_and_without_waiting_deploy_ends_at_once(
@@ -137,7 +176,9 @@ STATUS = (
     b'{"agent":"1","device":"press-7","deployment":"d-1","link":{"state":"connected","error":""},'
     b'"slots":{"vib[1]":{"state":"active","name":"vibration","version":"1.2","runtime":"onnx",'
     b'"provider":"CPU","p50_ms":0.25,"worker_pid":77,"predictions":1234,"dropped":0},'
-    b'"cam":{"state":"failed","error":{"code":"x","message":"why it failed"}}}}\n'
+    b'"cam":{"state":"failed","rejected":3,"worker_restarts":0,"waiting":64,'
+    b'"error":{"code":"x","message":"why it failed"}},"far":{"state":"fetching",'
+    b'"progress":{"done_bytes":1,"total_bytes":4}}}}\n'
 )
 
 
@@ -150,7 +191,9 @@ def test_status_on_the_device_is_a_table_or_the_agents_own_json(
     text = capsys.readouterr().out
     for word in ("press-7", "connected", "vib[1]", "vibration 1.2", "onnx CPU", "0.25", "1234"):
         assert word in text
-    assert "cam: why it failed" in text
+    assert "cam: why it failed [x]\n" in text
+    assert "cam: rejected 3, waiting now 64\n" in text
+    assert "fetching 25%" in text
     (tmp_path / "s").unlink()
     with answering(tmp_path / "s", STATUS):
         assert run(["status", "--json"]) == exits.DONE
