@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from agent.author import random_samples
+from agent.author.inspect import codec_hint
 from agent.author.made_up import random_of, reading_of
 from agent.author.samples import Sample, read_samples
 from agent.author.trials import Trials, candidates_here, with_hint
@@ -88,7 +89,8 @@ class _Runner:
         try:
             return self._case(f"sample/{number}", sample)
         except BadInput as error:
-            raise BadInput(f"sample {number}: {error.message}", hint=error.hint) from None
+            hint = error.hint or codec_hint(self._manifest)
+            raise BadInput(f"sample {number}: {error.message}", hint=hint) from None
 
     def random_cases(self, dim_names: Mapping[str, Sequence[str]]) -> list[SelfTestCase]:
         inputs = random_samples.with_batch_of_one(self._reading.inputs, dim_names)

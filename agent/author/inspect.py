@@ -28,6 +28,12 @@ def _bound(value: float | None) -> str:
     return "any" if value is None else f"{value:g}"
 
 
+def codec_hint(manifest: Manifest) -> str:
+    """What to try where a payload could not be decoded."""
+    codec = (manifest.pipeline.decode or {}).get("codec", "v2_json")
+    return f"the pack decodes {codec}; docs/packs.md has other codecs, for model.toml"
+
+
 def pipeline_line(manifest: Manifest) -> str:
     """Return the way of a message as one line of arrows."""
     pipeline: Pipeline = manifest.pipeline

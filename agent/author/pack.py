@@ -99,7 +99,8 @@ def pack(
     """
     spec = spec or Spec()
     if not model.is_file():
-        raise UsageError(f"{model}: there is no such file", hint="give an .onnx or .tflite file")
+        what = "is a folder" if model.is_dir() else "there is no such file"
+        raise UsageError(f"{model}: {what}", hint="give an .onnx or .tflite file")
     folder = Folder.beside(out)
     try:
         spec = msgspec.structs.replace(

@@ -30,7 +30,8 @@ def read_model(path: Path, *, deadline_s: float = DEADLINE_S) -> ModelDescriptio
             reader busy.
     """
     if not path.is_file():
-        raise UsageError(f"{path}: there is no such file", hint="give an .onnx or .tflite file")
+        what = "is a folder" if path.is_dir() else "there is no such file"
+        raise UsageError(f"{path}: {what}", hint="give an .onnx or .tflite file")
     command = [sys.executable, "-I", "-m", "agent.author.pack_child", str(path.absolute())]
     try:
         done = subprocess.run(

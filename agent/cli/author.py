@@ -256,7 +256,7 @@ def _value(text: str) -> str | int | float | bool:
     context_settings=HELP_SETTINGS,
     epilog="\b\nExamples:\n"
     "  edgeward predict build/vibration --input request.json\n"
-    "  edgeward predict build/camera --input photo.jpg --slot-setting threshold=0.6\n\n"
+    "  edgeward predict build/camera --input photo.jpg --setting threshold=0.6\n\n"
     + exits.epilog(exits.DONE, exits.FAILED, exits.USAGE, exits.TIMED_OUT, exits.BAD_PACK),
 )
 @click.argument("directory", type=_PATH)
@@ -271,7 +271,12 @@ def _value(text: str) -> str | int | float | bool:
 @click.option("--topic", default="predict", show_default=True, help="The source's topic.")
 @click.option("--variant", default="", help="Default: the first that runs here.")
 @click.option(
-    "--slot-setting", "settings", multiple=True, callback=_setting, help="name=value, as a slot's."
+    "--setting",
+    "settings",
+    multiple=True,
+    callback=_setting,
+    metavar="NAME=VALUE",
+    help="Of the pack, as a slot's.",
 )
 @click.option("--deadline", default=30.0, show_default=True, help="Seconds for a load or a run.")
 @click.option("--json", "as_json", is_flag=True, help="The answer itself on standard output.")
@@ -285,12 +290,18 @@ def predict(
     as_json: bool,
 ) -> int:
     """Run the pack in DIRECTORY once, in a worker as on a device, with no daemon and no broker."""
+    from agent.author.folder import open_pack
+    from agent.author.inspect import codec_hint
     from agent.author.predict import ask, serve
-    from agent.errors import UsageError
+    from agent.errors import BadInput, UsageError
 
     payloads = [_payload(path) for path in inputs]
     with serve(directory, variant=variant, settings=settings, deadline_s=deadline) as worker:
-        answers = [ask(worker, payload, topic=topic) for payload in payloads]
+        try:
+            answers = [ask(worker, payload, topic=topic) for payload in payloads]
+        except BadInput as error:
+            error.hint = error.hint or codec_hint(open_pack(directory).manifest)
+            raise
     answer = answers[-1]
     if answer is None:
         raise UsageError(

@@ -142,14 +142,20 @@ def test_predict_takes_settings_as_a_slot_does(packed: Packed) -> None:
         return found
 
     assert above() == [False, False, True, True]
-    assert above("--slot-setting", "threshold=3.5") == [False, False, False, True]
+    assert above("--setting", "threshold=3.5") == [False, False, False, True]
+
+
+def test_predict_names_the_codec_that_a_payload_was_not_written_for(packed: Packed) -> None:
+    done = edgeward("predict", packed.directory, "--input", "-", stdin="1,2,3")
+    assert done.returncode == 1
+    assert "the pack decodes v2_json; docs/packs.md" in done.stderr
 
 
 @pytest.mark.parametrize(
     ("options", "code", "message"),
     [
-        (("--slot-setting", "treshold=1"), 2, "settings.treshold"),
-        (("--slot-setting", "threshold"), 2, "expected name=value"),
+        (("--setting", "treshold=1"), 2, "settings.treshold"),
+        (("--setting", "threshold"), 2, "expected name=value"),
         (("--variant", "gpu"), 2, "no variant 'gpu'"),
         ((), 1, "expected FP32"),
     ],

@@ -32,6 +32,8 @@ def test_a_refusal_names_the_file(tmp_path: Path) -> None:
         read_model(tmp_path / "m.onnx")
     with pytest.raises(UsageError, match="no such file"):
         read_model(tmp_path / "gone.onnx")
+    with pytest.raises(UsageError, match="is a folder"):
+        read_model(tmp_path)
 
 
 def test_a_reader_that_takes_too_long_is_ended(tmp_path: Path) -> None:
