@@ -5,8 +5,10 @@ import sys
 
 def main() -> int:
     """Run the command line; imported lazily so that workers never load it."""
-    from agent.cli.main import run
-
+    try:
+        from agent.cli.main import run
+    except KeyboardInterrupt:  # before there is anything that could say so
+        return 130
     return run(sys.argv[1:])
 
 

@@ -77,6 +77,20 @@ def test_a_missing_extra_is_named() -> None:
     assert "needs click, which is not installed (pip install 'edgeward[cli]')" in told.stderr
 
 
+def test_an_interrupt_before_anything_is_loaded_is_no_traceback() -> None:
+    code = (
+        "import sys\n"
+        "class Interrupted:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'agent.cli.main': raise KeyboardInterrupt\n"
+        "sys.meta_path.insert(0, Interrupted())\n"
+        "from agent.__main__ import main\n"
+        "sys.exit(main())\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=30)
+    assert (done.returncode, done.stderr) == (exits.INTERRUPTED, "")
+
+
 def test_run_imports_nothing_that_the_bare_install_lacks(tmp_path: Path) -> None:
     code = (
         "import sys; from agent.cli.main import run; "
