@@ -18,6 +18,11 @@ MAX_TOPIC_BYTES = 65535
 MAX_KEPT_TOPICS, MAX_KEPT_TOPIC_CHARS = 4096, 256
 _FIELD = re.compile(r"\{([a-z]+|[0-9]+)\}")
 _FORBIDDEN_IN_NAME = re.compile(r"[+#\x00]")
+# Brokers close the connection of who publishes to more levels (EMQX 128, mosquitto 201), or to
+# characters that MQTT advises against (MQTT 5.0, section 1.5.4); and again at each repeat.
+MAX_LEVELS = 128
+_NO_CHARACTERS = "".join(chr(plane << 16 | low) for plane in range(17) for low in (0xFFFE, 0xFFFF))
+_UNWISE_IN_NAME = re.compile(rf"[+#\x00-\x1f\x7f-\x9f\ufdd0-\ufdef{_NO_CHARACTERS}]")
 
 
 def check_filter(topic_filter: str, *, name: str) -> None:
@@ -128,8 +133,12 @@ def fill(template: str, *, slot: str, device: str, wildcards: tuple[str, ...]) -
 
 
 def is_name(topic: str) -> bool:
-    """Whether a string is a topic one may publish to."""
-    return bool(topic) and len(topic) <= 1024 and not _FORBIDDEN_IN_NAME.search(topic)
+    """Whether a string is a topic that one may publish to, and no broker resents."""
+    return (
+        0 < len(topic) <= 1024
+        and topic.count("/") < MAX_LEVELS
+        and not _UNWISE_IN_NAME.search(topic)
+    )
 
 
 def remember(known: dict[str, T], topic: str, value: T) -> None:

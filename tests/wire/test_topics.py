@@ -116,6 +116,18 @@ def test_a_name_has_no_wildcard_and_is_not_empty() -> None:
     assert not any(topics.is_name(bad) for bad in ("", "a/+", "#", "a\x00", "x" * 1025))
 
 
+@pytest.mark.parametrize(
+    "topic", ["a/" * 128, "/" * 250, "a\x01", "a\x85", "a\ufdd0", "a\uffff", "a\U0001fffe"]
+)
+def test_what_a_broker_ends_connections_for_is_no_name(topic: str) -> None:
+    assert not topics.is_name(topic)
+
+
+def test_a_name_may_have_many_levels_and_any_script() -> None:
+    assert topics.is_name("a/" * 127 + "a")
+    assert topics.is_name("Gerät/日本/\U0001f600/ \u2028")
+
+
 def test_what_is_remembered_of_topics_stays_bounded() -> None:
     known: dict[str, int] = {}
     topics.remember(known, "long" * 100, 0)
