@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from agent.control.state import Qualification
+from agent.documents.choice import Choice
 from agent.documents.deployment import Deployment, Slot
 from agent.documents.report import Failure
 
@@ -45,7 +45,7 @@ class Verified:
 class Qualified:
     slot: str
     rollout: int
-    qualification: Qualification
+    choice: Choice
 
 
 @dataclass(frozen=True)

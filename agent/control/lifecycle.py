@@ -36,11 +36,13 @@ from agent.control.state import (
     DeviceState,
     Outcome,
     Phase,
-    Qualification,
     Rollout,
     SlotState,
+    choice_key,
     packs_needed,
 )
+from agent.documents.choice import Choice
+from agent.documents.deployment import Slot
 from agent.documents.report import Failure
 from agent.errors import ImpossibleEvent, StoreCorrupt
 
@@ -123,7 +125,7 @@ def _advance(state: DeviceState, event: e.RolloutEvent) -> Step:
     if isinstance(event, e.StepFailed):
         return _step_failed(state, event, entry, rollout)
     if isinstance(event, e.Qualified):
-        state = _remember(state, rollout.target.pack, event.qualification)
+        state = _remember(state, rollout.target, event.choice)
     if isinstance(event, (e.Switched, e.Restored)):
         entry = taken_over(entry, rollout)
     phase = TRANSITIONS[rollout.phase, type(event)]
@@ -133,10 +135,12 @@ def _advance(state: DeviceState, event: e.RolloutEvent) -> Step:
     return with_rollout(state, event.slot, entry, moved)
 
 
-def _remember(state: DeviceState, pack: str, qualification: Qualification) -> DeviceState:
+def _remember(state: DeviceState, target: Slot, choice: Choice) -> DeviceState:
     needed = packs_needed(state)
-    kept = {known: old for known, old in state.qualified.items() if known in needed}
-    return replace(state, qualified={**kept, pack: qualification})
+    kept = {
+        known: old for known, old in state.qualified.items() if known.partition("|")[0] in needed
+    }
+    return replace(state, qualified={**kept, choice_key(target): choice})
 
 
 def _ended(state: DeviceState, name: str, entry: SlotState, rollout: Rollout) -> Step:

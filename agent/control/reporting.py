@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.control.state import DeviceState, Phase, Rollout, SlotState
-from agent.documents.report import Failure, Progress, Report, SlotPhase, SlotReport
+from agent.documents.report import Failure, Placement, Progress, Report, SlotPhase, SlotReport
 
 # Waiting shows as the phase that it comes back to; the error beside it says why it waits.
 _SHOWN: Mapping[Phase, SlotPhase] = {
@@ -32,7 +32,10 @@ class Facts:
     runtime_version: str = ""
     provider: str = ""
     isolation: str = ""
+    placement: Placement | None = None
+    threads: int | None = None
     p50_ms: float | None = None
+    p95_ms: float | None = None
     progress: Progress | None = None
     # Why a slot that should serve does not: its worker is not there, or its bus.
     trouble: Failure | None = None
@@ -81,7 +84,10 @@ def _slot(entry: SlotState, facts: Facts) -> SlotReport:
         runtime_version=facts.runtime_version,
         provider=facts.provider,
         isolation=facts.isolation,
+        placement=facts.placement,
+        threads=facts.threads,
         p50_ms=facts.p50_ms,
+        p95_ms=facts.p95_ms,
         previous=entry.previous.pack if entry.previous is not None else "",
         progress=facts.progress,
         error=error or facts.trouble,

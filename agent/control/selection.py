@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from agent.documents.choice import Way
 from agent.documents.manifest import Manifest, Variant
 
 # The runtime that serves a format. Choosing among several, by measurement, belongs here too.
@@ -14,6 +15,10 @@ RUNTIME_FOR_FORMAT = {"onnx": "onnx", "tflite": "tflite"}
 class Candidate:
     variant: Variant
     runtime: str
+
+    @property
+    def way(self) -> Way:
+        return Way(self.variant.name, self.runtime)
 
 
 @dataclass(frozen=True)

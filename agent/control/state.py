@@ -7,6 +7,7 @@ from typing import Literal
 
 import msgspec
 
+from agent.documents.choice import Choice
 from agent.documents.deployment import Slot, TelemetrySettings
 from agent.documents.report import Failure
 
@@ -92,16 +93,6 @@ class SlotState(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.outcome.target if self.outcome is not None else self.serving
 
 
-class Qualification(msgspec.Struct, frozen=True, omit_defaults=True):
-    """What this device proved of a pack: the variant and runtime that passed its self-test."""
-
-    variant: str
-    runtime: str
-    p50_ms: float = 0.0
-    peak_memory_bytes: int = 0
-    max_deviation: float = 0.0
-
-
 class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
     """Everything that survives a restart."""
 
@@ -115,12 +106,25 @@ class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
     slots: dict[str, SlotState] = {}
     # Slots that are gone, and whose sessions at the broker may not be; the oldest first.
     leaving: tuple[str, ...] = ()
-    # By pack id.
-    qualified: dict[str, Qualification] = {}
+    # How this device runs what it has proven, by `choice_key`.
+    qualified: dict[str, Choice] = {}
     next_rollout: int = 1
     # What was saved is damaged, and no deployment has come since: nobody knows what on disk is
     # still needed, so nothing may be removed.
     lost: bool = False
+
+
+def choice_key(slot: Slot) -> str:
+    """What a choice is remembered under: the pack, and what the deployment pinned of it."""
+    if slot.pin is None:
+        return slot.pack
+    pin = slot.pin
+    return "|".join((slot.pack, pin.variant, pin.runtime, pin.provider, str(pin.threads or "")))
+
+
+def choice_for(state: DeviceState, slot: Slot) -> Choice | None:
+    """How this device runs what a slot asks for; None where it has not proven it."""
+    return state.qualified.get(choice_key(slot))
 
 
 def packs_needed(state: DeviceState) -> set[str]:

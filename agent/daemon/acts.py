@@ -5,21 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
 
 from agent.control import events as e
 from agent.control.rollouts import same_target
-from agent.control.selection import Candidate, select
-from agent.control.state import DeviceState, Qualification, SlotState
+from agent.control.selection import select
+from agent.control.state import DeviceState, SlotState, choice_for
 from agent.daemon.bus import Bus
+from agent.daemon.contest import Conditions, Contest, Rules, because
 from agent.daemon.fetch import Fetcher
 from agent.daemon.lane import DeadLetter, Effects, Lane
 from agent.daemon.meters import SlotMeters
 from agent.daemon.reconciler import failure_of
 from agent.daemon.serving import Hooks, Plan, SlotServer
-from agent.daemon.supervisor import NoWorkerNow, Supervisor
+from agent.daemon.supervisor import Probe, Supervisor
 from agent.documents import codec
+from agent.documents.choice import Choice, Way
 from agent.documents.deployment import Slot
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest
 from agent.documents.report import Failure, Progress
@@ -28,18 +31,22 @@ from agent.errors import (
     AgentError,
     ModelRejected,
     PackError,
-    RuntimeUnavailable,
     StoreCorrupt,
     Unsigned,
 )
 from agent.store.packs import PackStore
-from agent.wire.worker import Load
+from agent.wire.worker import Load, Probed
 
 log = logging.getLogger(__name__)
 
 # How long a switch waits for the broker to answer the subscription; a broker that is away is not
 # the pack's fault.
 LISTENING_WITHIN_S = 5.0
+# What measuring the candidates of a pack may take, in time and in memory together.
+MEASURE_S = 30.0
+MEASURE_MEMORY_BYTES = 512 * 1024 * 1024
+# How long an accelerator may be silent: this, or so many times what it usually takes.
+ACCELERATED_DEADLINE_S, ACCELERATED_PATIENCE = 0.5, 20.0
 
 
 @dataclass
@@ -60,6 +67,8 @@ class Acts:
     dead_letter: Callable[[DeadLetter], None]
     state: Callable[[], DeviceState]
     progressed: Callable[[], None]
+    # What the device is like at this moment.
+    conditions: Callable[[], Conditions]
     # A slot's pack cannot be started from what is on disk.
     unservable: Callable[[str, Failure], None]
     servers: dict[str, SlotServer] = field(default_factory=dict)
@@ -103,54 +112,38 @@ class Acts:
             )
 
     async def qualify(self, action: e.Qualify) -> e.Qualified:
-        """Prove the pack in a throw-away process: the first variant that passes is chosen."""
+        """Prove and measure the pack in throw-away processes: the best way to run it is chosen."""
         manifest = self._manifest(action.target.pack)
         selection = select(manifest)
-        reasons = list(selection.refused)
-        failures: list[AgentError] = []
-        absent: set[str] = set()
-        for candidate in selection.candidates:
-            if candidate.runtime in absent:
-                continue  # the reason stands at the variant that came before
-            try:
-                chosen = await self._probe(action, manifest, candidate)
-                return e.Qualified(action.slot, action.rollout, chosen)
-            except NoWorkerNow:
-                raise  # it says nothing about the variant, which may be the best one
-            except AgentError as error:
-                failures.append(error)
-                reasons.append(f"{candidate.variant.name} on {candidate.runtime}: {error}")
-                if isinstance(error, RuntimeUnavailable):
-                    absent.add(candidate.runtime)
-        if failures and len(reasons) == 1:
-            raise failures[0]
-        raise _none_runs(failures, reasons)
+        contest = Contest(
+            [candidate.way for candidate in selection.candidates],
+            lambda way: self._probe(action, manifest, way),
+            Rules(
+                MEASURE_S,
+                MEASURE_MEMORY_BYTES,
+                partial(_objection, manifest),
+                manifest.limits.max_p95_ms,
+            ),
+            clock=asyncio.get_running_loop().time,
+            watch=self.conditions,
+        )
+        outcome = await contest.hold()
+        if not outcome.passed:
+            reasons = [*selection.refused, *(f"{t.way}: {t.excluded}" for t in outcome.tried)]
+            if len(outcome.failures) == len(reasons) == 1:
+                raise outcome.failures[0]
+            raise _none_runs(outcome.failures, reasons)
+        best = outcome.passed[0]
+        log.info("slot=%s runs %s: %s", action.slot, best.way, because(outcome))
+        choice = Choice(
+            best.way, outcome.tried, because=because(outcome), left_out=selection.refused
+        )
+        return e.Qualified(action.slot, action.rollout, choice)
 
-    async def _probe(
-        self, action: e.Qualify, manifest: Manifest, candidate: Candidate
-    ) -> Qualification:
-        plan = self._plan_of(action.slot, action.target, manifest, candidate, probe=True)
-        probe = await self.supervisor.probe(
-            plan.runtime, plan.load, self.settings.limits.probe_deadline_s
-        )
-        probe.stop()
-        probed = probe.probed
-        log.info(
-            "slot=%s variant=%s runtime=%s passed %d cases, p50 %.3f ms, peak %.0f MB",
-            action.slot,
-            candidate.variant.name,
-            candidate.runtime,
-            probed.cases,
-            probed.p50_ms,
-            probed.peak_memory_bytes / 1e6,
-        )
-        return Qualification(
-            candidate.variant.name,
-            candidate.runtime,
-            probed.p50_ms,
-            probed.peak_memory_bytes,
-            probed.max_deviation,
-        )
+    async def _probe(self, action: e.Qualify, manifest: Manifest, way: Way) -> Probe:
+        plan = self._plan_of(action.slot, action.target, manifest, way, probe=True)
+        deadline_s = self.settings.limits.probe_deadline_s
+        return await self.supervisor.probe(plan.way.runtime, plan.load, deadline_s)
 
     async def switch(self, action: e.Switch) -> e.Switched:
         await self._take_over(action.slot, action.target, on_probation=True)
@@ -284,22 +277,29 @@ class Acts:
     def _plan(self, name: str, target: Slot) -> Plan:
         """How to start a worker for a pack that qualified here."""
         manifest = self._manifest(target.pack)
-        known = self.state().qualified.get(target.pack)
-        if known is None:
+        choice = choice_for(self.state(), target)
+        if choice is None:
             raise PackError(f"pack {target.pack} did not qualify on this device")
-        for candidate in select(manifest).candidates:
-            if candidate.variant.name == known.variant:
-                return self._plan_of(name, target, manifest, candidate)
-        raise PackError(f"pack {target.pack} has no variant {known.variant!r} for this device")
+        spare = None
+        if choice.runner_up is not None:
+            spare = self._plan_of(name, target, manifest, choice.runner_up)
+        plan = self._plan_of(name, target, manifest, choice.way, spare=spare)
+        best = choice.best
+        if choice.way.accelerated and best is not None and best.p95_ms is not None:
+            # One that hangs must not keep messages waiting for as long as a slow CPU might.
+            patience_s = max(ACCELERATED_DEADLINE_S, ACCELERATED_PATIENCE * best.p95_ms / 1000)
+            plan = replace(plan, message_deadline_s=min(plan.message_deadline_s, patience_s))
+        return plan
 
     def _plan_of(
         self,
         name: str,
         target: Slot,
         manifest: Manifest,
-        candidate: Candidate,
+        way: Way,
         *,
         probe: bool = False,
+        spare: Plan | None = None,
     ) -> Plan:
         limits = self.settings.limits
         memory_mb = min(limits.worker_memory_mb, manifest.limits.memory_mb or 1 << 30)
@@ -309,15 +309,18 @@ class Acts:
         load = Load(
             directory=str(self.store.directory(target.pack)),
             pack=target.pack,
-            variant=candidate.variant.name,
+            variant=way.variant,
             slot=name,
+            provider=way.provider,
+            options=way.options,
+            threads=way.threads,
             memory_mb=memory_mb,
             probe=probe,
             settings=dict(target.settings),
             reply_to=target.output.reply_to,
             require_isolation=self.settings.isolation.require,
         )
-        return Plan(target, manifest, candidate.runtime, load, limits.probe_deadline_s, deadline_s)
+        return Plan(target, manifest, way, load, limits.probe_deadline_s, deadline_s, spare)
 
 
 def _filters(entry: SlotState) -> set[str]:
@@ -329,7 +332,20 @@ def _filters(entry: SlotState) -> set[str]:
     return {slot.input.topic for slot in known if slot is not None}
 
 
-def _none_runs(failures: list[AgentError], reasons: list[str]) -> AgentError:
+def _objection(manifest: Manifest, way: Way, probed: Probed) -> str:
+    """What the pack's own demands have against a candidate that works; nothing: they are met."""
+    limits, placement = manifest.limits, probed.ready.placement
+    share = placement.operators
+    if limits.min_coverage is not None and share is not None and share < limits.min_coverage:
+        why = f": {placement.why}" if placement.why else ""
+        return (
+            f"{share:.0%} of its operators run on {placement.wanted}, the pack demands "
+            f"{limits.min_coverage:.0%}{why}"
+        )
+    return ""
+
+
+def _none_runs(failures: Sequence[AgentError], reasons: list[str]) -> AgentError:
     """One error for all variants of a pack: of the kind of the last that was tried."""
     kind = type(failures[-1]) if failures else ModelRejected
     error = kind.__new__(kind)

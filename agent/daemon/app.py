@@ -21,9 +21,10 @@ from agent import __version__
 from agent.clouds.dialect import Block, Command, Desired, Dialect
 from agent.clouds.plain_mqtt import PlainMqtt
 from agent.control import events as e
-from agent.control.state import DeviceState, packs_needed
+from agent.control.state import DeviceState, choice_for, packs_needed
 from agent.daemon.acts import Acts
 from agent.daemon.bus import RECEIVE_MAXIMUM, Bus
+from agent.daemon.contest import Conditions
 from agent.daemon.disk import Disk
 from agent.daemon.fetch import Fetcher
 from agent.daemon.lane import Lane
@@ -171,6 +172,7 @@ class Daemon:
             dead_letter=lambda letter: self.reporter.dead_letter(letter),
             state=lambda: self.reconciler.state,
             progressed=lambda: self.reporter.changed(),
+            conditions=Conditions,
             unservable=lambda slot, failure: self.reconciler.feed(e.Unservable(slot, failure)),
         )
         self.reconciler = Reconciler(
@@ -387,8 +389,9 @@ class Daemon:
             self.reporter.failed("state_damaged", self.disk.damage)
         # Runtimes import while the connection is being made.
         for slot in state.slots.values():
-            if slot.serving is not None and slot.serving.pack in state.qualified:
-                self.supervisor.prepare(state.qualified[slot.serving.pack].runtime)
+            choice = choice_for(state, slot.serving) if slot.serving is not None else None
+            if choice is not None:
+                self.supervisor.prepare(choice.way.runtime)
         self._spawn(self.acts.serve_what_served())
         self.local = LocalApi(
             socket_path(self.settings), {"status": self._status, "rollback": self._rollback}

@@ -15,14 +15,14 @@ from agent import __version__
 from agent.clouds.dialect import Dialect
 from agent.control import events as e
 from agent.control.reporting import Facts, build_report
-from agent.control.state import DeviceState
+from agent.control.state import DeviceState, choice_for
 from agent.daemon.lane import DeadLetter
 from agent.daemon.outbox import DEAD_LETTER, EVENTS, TELEMETRY, Outbox, rfc3339
 from agent.daemon.reconciler import failure_of
 from agent.daemon.serving import SlotServer
 from agent.device import vitals
 from agent.documents import codec
-from agent.documents.report import Failure, Progress, Report
+from agent.documents.report import Failure, Placement, Progress, Report
 from agent.documents.settings import Settings
 from agent.documents.telemetry import (
     DeadLetterDocument,
@@ -47,6 +47,7 @@ TELL_COUNT_AFTER_S = 60.0
 # Which trouble the report names where there are several.
 TROUBLES = ("state", "lost state", "spool", "report")
 MAX_CLASSES = 32
+MAX_WHY = 500
 # Counters that are not of messages.
 METRICS = {
     "worker_restarts": "edgeward.worker.restarts",
@@ -155,11 +156,14 @@ class Reporter:
             return Facts(progress=self.progress.get(name))
         ready = server.worker.ready if server.worker is not None else None
         manifest = server.plan.manifest
-        known = self.state().qualified.get(server.plan.spec.pack)
+        choice = choice_for(self.state(), server.plan.spec)
+        running = server.running or server.plan
+        best = choice.of(running.way) if choice is not None else None
         facts = Facts(
             name=manifest.name,
             version=manifest.version,
-            p50_ms=known.p50_ms if known is not None else None,
+            p50_ms=best.median_ms if best is not None else None,
+            p95_ms=best.p95_ms if best is not None else None,
             progress=self.progress.get(name),
         )
         if ready is None:
@@ -173,6 +177,8 @@ class Reporter:
             runtime=ready.runtime,
             runtime_version=ready.runtime_version,
             provider=ready.placement.got,
+            placement=_placement(server, ready.placement),
+            threads=ready.threads,
             isolation=isolation_level(ready.isolation),
         )
 
@@ -340,6 +346,16 @@ def _detail(data: bytes) -> Any:
         return msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
+
+
+def _placement(server: SlotServer, real: Placement) -> Placement:
+    """Where operators run, with the reason where that is not where they were chosen to run."""
+    plan, why = server.plan, server.stepped_down
+    if plan is None or why is None:
+        return real
+    wanted = plan.way.provider or plan.way.runtime
+    reason = f"{plan.way} failed and is tried again: {why.message}"
+    return Placement(wanted, real.got, real.operators, real.time, reason[:MAX_WHY])
 
 
 def _standing(connection: LinkState) -> dict[str, str]:

@@ -14,6 +14,7 @@ from agent.control.health import RECOVERED_AFTER, Health
 from agent.daemon.bus import Bus
 from agent.daemon.reconciler import failure_of
 from agent.daemon.supervisor import Supervisor, Worker
+from agent.documents.choice import Way
 from agent.documents.deployment import Slot
 from agent.documents.manifest import Manifest
 from agent.documents.report import Failure
@@ -24,6 +25,8 @@ from agent.wire.worker import Failed, Load, read
 log = logging.getLogger(__name__)
 
 DRAIN_S = 30.0
+# How long after an accelerator failed it is tried again; twice as long each time it fails anew.
+RETURN_FIRST_S, RETURN_LAST_S = 5.0, 600.0
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,13 @@ class Plan:
 
     spec: Slot
     manifest: Manifest
-    runtime: str
+    way: Way
     load: Load
     # How long a LOAD and one message may take, in seconds.
     load_deadline_s: float
     message_deadline_s: float
+    # How to run it where this way fails.
+    spare: Plan | None = None
 
 
 @dataclass
@@ -48,6 +53,8 @@ class Hooks:
     worker_ready: Callable[[str], None]
     # A pack that kept dying has served for a while.
     recovered: Callable[[str, str], None]
+    # A slot is run in another way than was chosen, and why; None: it is back.
+    stepped: Callable[[str, Way, errors.AgentError | None], None] = lambda slot, way, why: None
 
 
 class SlotServer:
@@ -64,6 +71,10 @@ class SlotServer:
         self.on_probation = False
         self.health = Health()
         self.last_death: errors.AgentError | None = None
+        # Why the pack is not run in the chosen way but in the spare one.
+        self.stepped_down: errors.AgentError | None = None
+        self._return: asyncio.Task[None] | None = None
+        self._return_after_s = RETURN_FIRST_S
         self._supervisor = supervisor
         self._hooks = hooks
         self._loop = asyncio.get_running_loop()
@@ -98,7 +109,21 @@ class SlotServer:
         Raises:
             AgentError: The new worker did not get ready; the old one serves on.
         """
-        worker = await self._supervisor.start(plan.runtime, plan.load, plan.load_deadline_s)
+        worker = await self._start(plan)
+        await self._take_over(worker)
+        self._cancel_return()
+        self._return_after_s = RETURN_FIRST_S
+        self.plan = plan
+        self.on_probation = on_probation
+        self.health = Health()
+        self.lane.retarget(plan.spec)
+        self._attach(worker)
+
+    async def _start(self, plan: Plan) -> Worker:
+        return await self._supervisor.start(plan.way.runtime, plan.load, plan.load_deadline_s)
+
+    async def _take_over(self, worker: Worker) -> None:
+        """End the old worker between two messages; the new one is not heard before `_attach`."""
         self._switching = True
         try:
             await self._drain()
@@ -112,11 +137,7 @@ class SlotServer:
         if old is not None:
             old.stop()
         self._cancel_restart()
-        self.plan = plan
-        self.on_probation = on_probation
-        self.health = Health()
-        self.lane.retarget(plan.spec)
-        self._attach(worker)
+        self.stepped_down = None
 
     async def _drain(self) -> None:
         self.lane.close()
@@ -144,6 +165,7 @@ class SlotServer:
         # A worker that dies of its last messages is not replaced.
         self._switching = True
         self._cancel_restart()
+        self._cancel_return()
         await self._drain()
         if self._overdue is not None:
             self._overdue.cancel()
@@ -171,8 +193,8 @@ class SlotServer:
         if self.worker is None:
             return
         self.worker.send(data)
-        if self._overdue is None and self.plan is not None:
-            self._overdue = self._loop.call_later(self.plan.message_deadline_s, self._check)
+        if self._overdue is None and self.running is not None:
+            self._overdue = self._loop.call_later(self.running.message_deadline_s, self._check)
 
     def _flush_soon(self) -> None:
         if not self._flush_due:
@@ -203,6 +225,8 @@ class SlotServer:
                 elif frame.kind == frames.FAILED:
                     # It knows why it ends, which its exit status does not tell.
                     self._replace_worker(error_of(read(frame.payload, Failed)))
+                else:
+                    raise errors.WorkerError(f"a serving worker sent a frame of kind {frame.kind}")
                 if self.worker is not worker:
                     return  # it was replaced because of what it answered
         except errors.WorkerError as error:
@@ -254,6 +278,8 @@ class SlotServer:
         self._answered_since_death = False
         self.last_death = why
         self._good_answers = 0
+        if self._step_down(why):
+            return
         if self.health.crash_looping(on_probation=self.on_probation):
             self.looping = True
             failure = msgspec.structs.replace(
@@ -262,6 +288,58 @@ class SlotServer:
                 hint="run `edgeward predict` with this pack and the message that kills it",
             )
             self._hooks.crash_looped(self.lane.name, self._pack(), failure)
+
+    # -- where the chosen way fails ---------------------------------------------------------------
+
+    @property
+    def running(self) -> Plan | None:
+        """The plan that workers are started by: the chosen one, or the spare in its place."""
+        if self.plan is not None and self.stepped_down is not None:
+            return self.plan.spare
+        return self.plan
+
+    def _step_down(self, why: errors.AgentError) -> bool:
+        """Run the pack in the spare way: at once where an accelerator failed, which says nothing
+        against the pack; else where it keeps dying, and has served well before."""
+        plan = self.plan
+        if plan is None or plan.spare is None or self.stepped_down is not None:
+            return False
+        keeps_dying = self.health.crash_looping(on_probation=False) and not self.on_probation
+        if not (plan.way.accelerated or keeps_dying):
+            return False
+        self.stepped_down = why
+        self.health = Health()
+        log.warning("slot=%s %s failed; now %s", self.lane.name, plan.way, plan.spare.way)
+        self._hooks.stepped(self.lane.name, plan.spare.way, why)
+        if plan.way.accelerated:
+            self._return = self._loop.create_task(self._come_back(plan))
+        return True
+
+    async def _come_back(self, plan: Plan) -> None:
+        """Try the chosen way again, with patience; it takes over once it has proven itself."""
+        while True:
+            await asyncio.sleep(self._return_after_s)
+            self._return_after_s = min(RETURN_LAST_S, 2 * self._return_after_s)
+            try:
+                load = msgspec.structs.replace(plan.load, probe=True)
+                probe = await self._supervisor.probe(plan.way.runtime, load, plan.load_deadline_s)
+                probe.stop()
+                worker = await self._start(plan)
+                await self._take_over(worker)
+            except errors.AgentError as error:
+                log.info("slot=%s %s does not work yet: %s", self.lane.name, plan.way, error)
+                continue
+            self._return = None
+            self.health = Health()
+            log.info("slot=%s %s works again", self.lane.name, plan.way)
+            self._attach(worker)
+            self._hooks.stepped(self.lane.name, plan.way, None)
+            return
+
+    def _cancel_return(self) -> None:
+        if self._return is not None:
+            self._return.cancel()
+            self._return = None
 
     def _schedule_restart(self, delay: float) -> None:
         self._cancel_restart()
@@ -273,12 +351,11 @@ class SlotServer:
             self._restart = None
 
     async def _start_again(self, delay: float) -> None:
-        while self.plan is not None:
+        while self.running is not None:
             if delay:
                 await asyncio.sleep(delay)
-            plan = self.plan
             try:
-                worker = await self._supervisor.start(plan.runtime, plan.load, plan.load_deadline_s)
+                worker = await self._start(self.running)
                 self._restart = None
                 self._attach(worker)
                 return
@@ -295,9 +372,9 @@ class SlotServer:
     def _check(self) -> None:
         """End a worker that has been silent on one message for longer than it may."""
         self._overdue = None
-        if self.plan is None or not self.lane.in_flight:
+        if self.running is None or not self.lane.in_flight:
             return
-        now, deadline = self._loop.time(), self.plan.message_deadline_s
+        now, deadline = self._loop.time(), self.running.message_deadline_s
         if self.lane.overdue(now, deadline):
             self._replace_worker(errors.WorkerTimedOut(f"no answer within {deadline:g} s"))
             return

@@ -24,15 +24,19 @@ class _Slot(msgspec.Struct):
     serving: _Serving | None = None
 
 
-class _Qualification(msgspec.Struct):
+class _Way(msgspec.Struct):
     runtime: str
+
+
+class _Choice(msgspec.Struct):
+    way: _Way
 
 
 class _Known(msgspec.Struct):
     """As much of `agent.control.state.DeviceState` as says which runtimes are needed."""
 
     slots: dict[str, _Slot] = {}
-    qualified: dict[str, _Qualification] = {}
+    qualified: dict[str, _Choice] = {}
 
 
 class WarmTemplates:
@@ -63,4 +67,8 @@ def _runtimes(state_dir: Path) -> set[str]:
     except (StoreError, msgspec.DecodeError, UnicodeDecodeError):
         return set()
     serving = {slot.serving.pack for slot in known.slots.values() if slot.serving is not None}
-    return {known.qualified[pack].runtime for pack in serving if pack in known.qualified}
+    return {
+        choice.way.runtime
+        for key, choice in known.qualified.items()
+        if key.partition("|")[0] in serving
+    }

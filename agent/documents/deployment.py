@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import msgspec
 
-from agent.documents.names import Digest, Key, ShortText, Topic
+from agent.documents.names import Digest, Key, Positive, ShortText, Topic
 
 # An AWS shadow holds 8 KB; the same bound everywhere keeps a deployment portable.
 MAX_DEPLOYMENT_BYTES = 8 * 1024
@@ -64,6 +64,23 @@ class Rollout(msgspec.Struct, frozen=True, omit_defaults=True):
     probation_s: Annotated[float, msgspec.Meta(ge=0, le=86_400)] = 10.0
 
 
+class Pin(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a pack is to be run, in place of what this device would choose. What is left out is
+    chosen by measurement as always; where the rest cannot be had the deployment fails.
+
+    Attributes:
+        variant: Of the pack.
+        runtime: The adapter.
+        provider: What it shall compute on; `CPU` for the runtime's own kernels.
+        threads: How many a run may use.
+    """
+
+    variant: ShortText = ""
+    runtime: ShortText = ""
+    provider: ShortText = ""
+    threads: Positive | None = None
+
+
 class Slot(msgspec.Struct, frozen=True, omit_defaults=True, rename={"source": "from"}):
     """What one slot shall serve.
 
@@ -77,6 +94,7 @@ class Slot(msgspec.Struct, frozen=True, omit_defaults=True, rename={"source": "f
         rollout: How the new pack takes over.
         settings: Options of the pack's steps by name, such as `threshold`, in place of the
             author's; docs/packs.md lists them.
+        pin: How it is to be run; nothing: as this device runs it best, by measurement.
     """
 
     pack: Digest
@@ -85,6 +103,7 @@ class Slot(msgspec.Struct, frozen=True, omit_defaults=True, rename={"source": "f
     source: Annotated[str, msgspec.Meta(max_length=2048)] = ""
     rollout: Rollout = Rollout()
     settings: Annotated[dict[Key, Setting], msgspec.Meta(max_length=64)] = {}
+    pin: Pin | None = None
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -193,11 +193,16 @@ class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
         memory_mb: Private writable memory of the worker.
         deadline_ms: A message that takes longer ends the worker, which is replaced.
         max_sources: How many sources (topics) may have a window or a state at a time.
+        max_p95_ms: Of 100 runs of the model, 95 must take no longer on the device.
+        min_coverage: Share of operators that must run on what they were to run on, from 0 to 1; a
+            library that silently falls back to the CPU fails this.
     """
 
     memory_mb: Positive | None = None
     deadline_ms: Positive | None = None
     max_sources: Annotated[int, msgspec.Meta(ge=1, le=4096)] = 64
+    max_p95_ms: Annotated[float, msgspec.Meta(gt=0)] | None = None
+    min_coverage: Annotated[float, msgspec.Meta(ge=0, le=1)] | None = None
 
 
 class Card(msgspec.Struct, frozen=True, omit_defaults=True):

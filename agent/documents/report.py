@@ -73,7 +73,11 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
         runtime_version: Its version.
         provider: What that library computes on, as it says itself.
         isolation: What holds the worker, `layer:how` for each layer, with commas between them.
+        placement: Where its operators were to run and do run; `why` also tells why the pack is not
+            run in the way that was chosen.
+        threads: How many a run may use.
         p50_ms: Median time of one run, measured on this device when the pack was qualified.
+        p95_ms: Of 100 such runs, 95 took no longer.
         previous: The pack that `edgeward rollback` brings back; absent where there is none.
         progress: While the pack is being fetched.
         error: Why the rollout failed or waits, or why no worker is there.
@@ -89,7 +93,10 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
     runtime_version: str = ""
     provider: str = ""
     isolation: str = ""
+    placement: Placement | None = None
+    threads: int | None = None
     p50_ms: float | None = None
+    p95_ms: float | None = None
     previous: str = ""
     progress: Progress | None = None
     error: Failure | None = None

@@ -5,13 +5,14 @@ from __future__ import annotations
 from agent.control import events as e
 from agent.control.lifecycle import step
 from agent.control.rollouts import Step
-from agent.control.state import DeviceState, Outcome, Phase, Qualification, Rollout
+from agent.control.state import DeviceState, Outcome, Phase, Rollout
+from agent.documents.choice import Choice, Way
 from agent.documents.deployment import Deployment, Input, Output, Slot, TelemetrySettings
 from agent.documents.deployment import Rollout as Settings
 from agent.documents.report import Failure
 
 A, B, C = (f"sha256:{letter * 64}" for letter in "abc")
-QUALIFIED = Qualification("main", "onnx")
+QUALIFIED = Choice(Way("main", "onnx"))
 LASTING = Failure(code="self_test_failed", message="it answers 2, expected 4")
 PASSING = Failure(code="fetch_failed", message="no answer", retryable=True)
 ALTERED = Failure(code="store_corrupt", message="altered", retryable=True)

@@ -10,8 +10,9 @@ from typing import Any
 import pytest
 
 from agent.control import events as e
-from agent.control.state import DeviceState, Qualification
+from agent.control.state import DeviceState
 from agent.daemon.reconciler import MAX_EVENTS, Observers, Reconciler, failure_of
+from agent.documents.choice import Choice, Way
 from agent.documents.deployment import Deployment, Input, Output, Slot
 from agent.errors import DocumentError, FetchError, NoSpace, StoreError
 
@@ -54,7 +55,7 @@ class Acts:
         return e.Verified(action.slot, action.rollout)
 
     async def qualify(self, action: e.Qualify) -> e.Qualified:
-        return e.Qualified(action.slot, action.rollout, Qualification("main", "onnx"))
+        return e.Qualified(action.slot, action.rollout, Choice(Way("main", "onnx")))
 
     async def switch(self, action: e.Switch) -> e.Switched:
         await self._go(f"switch {action.target.pack[7]}", action.slot)

@@ -62,13 +62,6 @@ def test_a_good_candidate_is_measured(start: Start, tmp_path: Path) -> None:
     assert probed.ready.isolation["memory"] == "rlimit_data"
 
 
-def test_the_probe_ends_with_its_stream(start: Start, tmp_path: Path) -> None:
-    worker = start(pack_with(tmp_path, GOOD), "onnx")
-    worker.probe()
-    worker.close()
-    assert not Path(f"/proc/{worker.pid}").exists()
-
-
 def test_the_first_wrong_value_is_told_in_a_sentence(start: Start, tmp_path: Path) -> None:
     wrong = case([1, 2, 3, 4], expected=[1, 2, 3, 5])
     with pytest.raises(SelfTestFailed) as caught:

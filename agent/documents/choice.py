@@ -1,0 +1,107 @@
+"""How a pack is run on a device, and what was measured to come to that."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+
+from agent.documents.names import Natural, Positive, ShortText, Text
+from agent.documents.report import Placement
+
+# What runtimes call their own kernels for the CPU.
+CPU_PROVIDERS = frozenset(
+    ("", "CPU", "XNNPACK", "CPUExecutionProvider", "XnnpackExecutionProvider")
+)
+
+
+class Way(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One way to run a pack.
+
+    Attributes:
+        variant: Of the pack.
+        runtime: The adapter.
+        provider: What it computes on; nothing: its CPU kernels.
+        threads: How many a run may use.
+        options: For the provider.
+    """
+
+    variant: ShortText
+    runtime: ShortText
+    provider: ShortText = ""
+    threads: Positive = 1
+    options: Annotated[dict[ShortText, ShortText], msgspec.Meta(max_length=32)] = {}
+
+    @property
+    def accelerated(self) -> bool:
+        """Whether it needs something beside the CPU, which can be unplugged, hang or overheat."""
+        return self.provider not in CPU_PROVIDERS
+
+    def __str__(self) -> str:
+        """`fp32 on onnx, 2 threads`, for people."""
+        on = f"{self.runtime} ({self.provider})" if self.provider else self.runtime
+        return f"{self.variant} on {on}, {self.threads} thread{'s' * (self.threads > 1)}"
+
+
+class Tried(msgspec.Struct, frozen=True, omit_defaults=True):
+    """One way that was tried, as it turned out. Times are of the model alone, for one call.
+
+    Attributes:
+        way: What was tried.
+        excluded: Why it is out; the rest is absent then.
+        median_ms: Wall clock.
+        best_ms: The least.
+        p95_ms: Of 100 calls, 95 take no longer.
+        cpu_ms: CPU time over all threads.
+        first_ms: The very first call.
+        peak_memory_bytes: Of its process.
+        max_deviation: Farthest that an answer was from the self-test's.
+        placement: Where its operators ran.
+        limited_by_heat: It became slower while it was measured; `median_ms` is how it ended.
+    """
+
+    way: Way
+    excluded: Text = ""
+    median_ms: float | None = None
+    best_ms: float | None = None
+    p95_ms: float | None = None
+    cpu_ms: float | None = None
+    first_ms: float | None = None
+    peak_memory_bytes: Natural | None = None
+    max_deviation: float | None = None
+    placement: Placement | None = None
+    limited_by_heat: bool = False
+
+
+class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
+    """The way that a pack is run, and the others.
+
+    Attributes:
+        way: The chosen one.
+        tried: All that were tried, the chosen one first, those that are out last.
+        because: Why it was chosen, in a sentence.
+        left_out: Ways that were not even tried, with the reason.
+        key: Digest of everything that the result depends on: measured again when it changes.
+    """
+
+    way: Way
+    tried: Annotated[tuple[Tried, ...], msgspec.Meta(max_length=32)] = ()
+    because: Text = ""
+    left_out: Annotated[tuple[Text, ...], msgspec.Meta(max_length=64)] = ()
+    key: ShortText = ""
+
+    @property
+    def best(self) -> Tried | None:
+        """What was measured of the chosen way."""
+        return self.of(self.way)
+
+    def of(self, way: Way) -> Tried | None:
+        """What was measured of a way; None where nothing was."""
+        return next((tried for tried in self.tried if tried.way == way), None)
+
+    @property
+    def runner_up(self) -> Way | None:
+        """What serves where the chosen way fails: the next that passed, on the CPU where it was an
+        accelerator that failed."""
+        passed = (tried.way for tried in self.tried[1:] if not tried.excluded)
+        return next((way for way in passed if not (self.way.accelerated and way.accelerated)), None)
