@@ -24,24 +24,28 @@ class Match(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fiel
         compatible: Of the device tree, whole entries.
         soc: The chip, as the device tree names it.
         model: What the board's model begins with.
+        model_contains: What stands anywhere in the board's model, large and small letters alike.
         vendor: The board's vendor, as the firmware spells it.
         module: Of the board.
         architecture: Of user space.
         features: Of the processor; every one of them.
         cpu_model: What the processor's model contains.
         accelerators: Kinds that are there, ready or not; an add-on is recognised by its own.
+        bus: What one of these accelerators sits on.
         family: Of a Jetson.
     """
 
     compatible: Words = ()
     soc: Words = ()
     model: Words = ()
+    model_contains: Words = ()
     vendor: Words = ()
     module: Words = ()
     architecture: Words = ()
     features: Words = ()
     cpu_model: Words = ()
     accelerators: Words = ()
+    bus: Words = ()
     family: Words = ()
 
 
@@ -146,7 +150,8 @@ class Profile(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fi
         prefer: What is worth measuring, the likeliest first. An add-on's come before its board's.
         limits: What it can stand.
         faults: What is known to go wrong.
-        typical: The device as it usually comes, for planning without one at hand.
+        typical: The device as it usually comes, for planning without one at hand. An add-on's is
+            only what it adds: its accelerators and runtimes.
         notes: What else a person should know.
     """
 

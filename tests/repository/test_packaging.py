@@ -95,13 +95,15 @@ def test_a_pure_room_is_held_to_purity() -> None:
     assert {f"agent.{room}.**" for room in rooms} == set(pure)
 
 
-def test_the_wheel_carries_the_package_and_nothing_else(dist: Path) -> None:
+def test_the_wheel_carries_the_package_the_profiles_and_nothing_else(dist: Path) -> None:
     (wheel,) = dist.glob("*.whl")
     with zipfile.ZipFile(wheel) as archive:
         names = archive.namelist()
     assert "agent/py.typed" in names
     folders = {name.split("/")[0] for name in names}
-    assert folders == {"agent", f"edgeward-{__version__}.dist-info"}
+    assert folders == {"agent", "device_profiles", f"edgeward-{__version__}.dist-info"}
+    profiles = {f"device_profiles/{path.name}" for path in REPOSITORY.glob("device_profiles/*")}
+    assert {name for name in names if name.startswith("device_profiles/")} == profiles
 
 
 def test_the_bundle_is_all_that_a_device_needs(dist: Path) -> None:
@@ -117,6 +119,5 @@ def test_the_bundle_is_all_that_a_device_needs(dist: Path) -> None:
 def test_what_the_source_distribution_lists_is_there() -> None:
     lines = (REPOSITORY / "MANIFEST.in").read_text().splitlines()
     listed = [Path(word) for line in lines for word in line.split()[1:] if "*" not in word]
-    later = {Path("device_profiles"), Path("examples")}
     missing = [path for path in listed if not (REPOSITORY / path).exists()]
-    assert set(missing) <= later | {Path("__pycache__")}
+    assert set(missing) <= {Path("examples"), Path("__pycache__")}
