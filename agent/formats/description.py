@@ -118,7 +118,7 @@ class ModelDescription(msgspec.Struct, frozen=True):
     """All that is read from a model file without loading it.
 
     Attributes:
-        format: "onnx" or "tflite".
+        format: "onnx", "ort" or "tflite".
         producer: the tool that wrote the file.
         name, description, model_version, metadata: the author's words, control characters removed.
         labels: class names in output order, where the file carries them.

@@ -115,6 +115,17 @@ class Table:
         raw = self._raw_text(slot)
         return readable(raw) if raw is not None else ""
 
+    def names(self, slot: int) -> list[str]:
+        """A vector of strings that must survive unchanged; [] where absent."""
+        position = self._field(slot)
+        if not position:
+            return []
+        buffer = self._buffer
+        start, count = buffer.elements(buffer.follow(position), 4)
+        buffer.spend(count)
+        places = [buffer.follow(start + 4 * index) for index in range(count)]
+        return [decoded(buffer.view(*buffer.elements(at, 1)), buffer.what) for at in places]
+
     def table(self, slot: int) -> Table | None:
         position = self._field(slot)
         return Table(self._buffer, self._buffer.follow(position)) if position else None

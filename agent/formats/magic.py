@@ -20,6 +20,10 @@ def is_tflite(head: bytes) -> bool:
     return head[4:8] == b"TFL3"
 
 
+def is_ort(head: bytes) -> bool:
+    return head[4:8] == b"ORTM"
+
+
 def is_onnx(head: bytes) -> bool:
     """ONNX has no magic number: it is protobuf whose first field is `ir_version`."""
     return _ONNX.match(head) is not None
@@ -42,7 +46,6 @@ def _foreign(name: str, title: str, pattern: bytes, advice: str) -> Foreign:
 
 
 FOREIGN = (
-    _foreign("ort", "an ORT-format model", rb".{4}ORTM", "give the .onnx file it was made from"),
     _foreign("executorch", "an ExecuTorch program", rb".{4}ET\d\d", _EXPORT),
     _foreign(
         "saved_model",

@@ -65,9 +65,14 @@ def describe(data: memoryview) -> ModelDescription:
         model_version=str(model.integer(5)) if model.integer(5) > 0 else None,
         metadata=_metadata(model, budget),
         labels=_labels(model, budget),
-        quantised=any(_QUANTISED.search(op_type) for _, op_type in needs.operators),
+        quantised=computes_on_integers(needs.operators),
         notes=_notes(inputs, outputs, needs),
     )
+
+
+def computes_on_integers(operators: Sequence[tuple[str, str]]) -> bool:
+    """Whether one of the operators, (domain, name) each, is of a quantised model."""
+    return any(_QUANTISED.search(op_type) for _, op_type in operators)
 
 
 def _check_complete(model: Message) -> None:

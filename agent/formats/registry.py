@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from agent.errors import ModelRejected
-from agent.formats import magic, onnx, tflite
+from agent.formats import magic, onnx, ort, tflite
 from agent.formats.description import ModelDescription
 
 HEAD_LENGTH = 512  # bytes that `recognise` looks at
@@ -25,6 +25,7 @@ class Format(NamedTuple):
 # In order of recognition: ONNX, which has no magic number, comes last.
 FORMATS = (
     Format("tflite", "TFLite", ".tflite", magic.is_tflite, tflite.describe),
+    Format("ort", "ORT", ".ort", magic.is_ort, ort.describe),
     Format("onnx", "ONNX", ".onnx", magic.is_onnx, onnx.describe),
 )
 
@@ -63,7 +64,8 @@ def describe(data: bytes | memoryview, *, filename: str = "") -> ModelDescriptio
 def _refusal(kind: str, head: bytes) -> ModelRejected:
     if kind == "empty":
         return ModelRejected("the model file is empty", hint="copy or export it again")
-    titles = " or ".join(f.title for f in FORMATS)
+    first, *others = (f.title for f in FORMATS)
+    titles = " or ".join(filter(None, (", ".join((first, *others[:-1])), others[-1])))
     for foreign in magic.FOREIGN:
         if foreign.name == kind:
             return ModelRejected(

@@ -44,7 +44,6 @@ FOREIGN = {
     "pickle": pickle.dumps({"weights": [1.0]}),
     "numpy": npy(),
     "hdf5": b"\x89HDF\r\n\x1a\n" + bytes(8),
-    "ort": b"\x18\x00\x00\x00ORTM" + bytes(8),
     "elf": b"\x7fELF\x02\x01\x01",
     "html": b"\n<!DOCTYPE html><html>Sign in</html>",
     "xml": b'<?xml version="1.0"?><net name="x" version="11">',
@@ -89,7 +88,7 @@ def test_onnx_in_an_unusual_order_is_believed_by_its_name() -> None:
     reordered = data[2:] + data[:2]
     assert recognise(reordered) == "unknown"
     assert describe(reordered, filename="m.onnx") == describe(data)
-    with pytest.raises(ModelRejected, match="is not a TFLite or ONNX model: it begins with"):
+    with pytest.raises(ModelRejected, match="is not a TFLite, ORT or ONNX model: it begins with"):
         describe(reordered)
 
 
