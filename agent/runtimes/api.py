@@ -32,11 +32,14 @@ class Wanted:
         threads: How many CPU threads a run may use, the caller's own included.
         options: For the provider, by the library's names; an adapter takes those that it knows to
             be harmless and refuses the others.
+        cache: A folder of this model, runtime, driver and device alone, where the library may keep
+            what it compiles; None: nowhere.
     """
 
     provider: str = ""
     threads: int = 1
     options: Mapping[str, str] = field(default_factory=dict)
+    cache: Path | None = None
 
 
 class Session(Protocol):
@@ -83,7 +86,12 @@ class Session(Protocol):
 
 
 class Runtime(Protocol):
-    """Loads model files with one inference library. Imported only where a model is loaded."""
+    """Loads model files with one inference library. Imported only where a model is loaded.
+
+    Its module, or its class when it is called, raises `RuntimeUnavailable` where the library is
+    absent, too old or badly installed: in one sentence, with a hint what to do. Neither starts a
+    thread: workers are forked from the process that imported it.
+    """
 
     name: str
     version: str
@@ -106,7 +114,8 @@ class Runtime(Protocol):
 
         Raises:
             ModelRejected: Wrong format, unknown operator, a type without an array. Permanent.
-            RuntimeUnavailable: This build has no such provider, or does not take an option.
+            RuntimeUnavailable: This build has no such provider, or does not take an option; names
+                what it has.
             MemoryError: The model needs more memory than this process may have.
         """
 

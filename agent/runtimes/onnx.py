@@ -1,4 +1,4 @@
-"""ONNX Runtime, on the CPU."""
+"""ONNX Runtime, on the CPU or on an execution provider of the installed build."""
 
 from __future__ import annotations
 
@@ -14,8 +14,12 @@ from agent.documents.device import RuntimeFacts
 from agent.documents.manifest import Datatype, Tensor
 from agent.documents.report import Placement
 from agent.errors import AgentError, BadInput, ModelError, ModelRejected
+from agent.runtimes import installed, onnx_providers
 from agent.runtimes.api import Array, Arrays, Wanted, shorten
+from agent.runtimes.onnx_refusals import limit_in, needs_memory, reason_in, refusal
+from agent.runtimes.onnx_session import open_session
 
+OLDEST = "1.17"
 # ONNX type names as `NodeArg.type` gives them. bfloat16, float8 and 4-bit types have no NumPy type.
 DATATYPES: dict[str, Datatype] = {
     "bool": "BOOL",
@@ -32,64 +36,73 @@ DATATYPES: dict[str, Datatype] = {
     "double": "FP64",
     "string": "BYTES",
 }
-PROVIDER = "CPUExecutionProvider"
 _TENSOR = re.compile(r"tensor\((\w+)\)$")
 _MAP = re.compile(r"(?:seq\()?map\(\w+,tensor\((\w+)\)\)\)?$")
-_OPSET = re.compile(
-    r"Opset (\d+) is under development.*support for domain (\S+) is till opset (\d+)", re.DOTALL
-)
-_IR_VERSION = re.compile(r"Unsupported model IR version: (\d+), max supported IR version: (\d+)")
-_NO_MEMORY = re.compile(r"bad_alloc|[Ff]ailed to allocate memory|bad allocation")
-_NO_OPERATOR = re.compile(
-    r"(?P<custom>\S+?)(?:\(-?\d+\))? is not a registered function/op"
-    r"|No Op registered for (?P<standard>\w+ with domain_version of \d+)"
-)
-# The library's own source files and C++ signatures are of no use to who reads the reason.
-_NOISE = re.compile(
-    r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:"
-    r"|/onnxruntime_src/\S+:\d+ (?:[^(]*\([^)]*\)(?: const)?(?: \[with [^\]]*\])? )?"
+# Models that no version takes, each in one respect: IR version 255, operator set 2^31 - 1.
+_TOO_NEW = (
+    b"\x08\xff\x01:\x03\x12\x01gB\x02\x10\x01",
+    b"\x08\x08:\x03\x12\x01gB\x06\x10\xff\xff\xff\xff\x07",
 )
 
 
 class OnnxRuntime:
-    """Loads `.onnx` files."""
+    """Loads `.onnx` and `.ort` files."""
 
     name = "onnx"
     version: str = onnxruntime.__version__
-    formats = ("onnx",)
+    formats = ("onnx", "ort")
 
     def __init__(self) -> None:
+        installed.require_version("onnxruntime", self.version, OLDEST)
+        self._packages = installed.distributions(onnxruntime.__file__)
+        installed.refuse_mixture("ONNX Runtime", self._packages)
         # Its warnings are coloured stderr lines; what matters comes as an exception.
         onnxruntime.set_default_logger_severity(4)
 
     def facts(self) -> RuntimeFacts:
         """Say what this build offers; whether a provider works is shown by a session only."""
+        newest = _limits()
         return RuntimeFacts(
             self.name,
             usable=True,
             version=self.version,
+            package=next(iter(self._packages), ""),
             formats=self.formats,
-            providers=tuple(onnxruntime.get_available_providers()),
+            providers=onnx_providers.offered(onnxruntime.get_available_providers()),
+            opset=newest.get("opset"),
+            ir_version=newest.get("ir_version"),
         )
 
     def probe(self) -> str | None:
         """Say what this machine lacks: nothing, once the library is imported."""
-        if PROVIDER not in onnxruntime.get_available_providers():
-            return f"its build has no {PROVIDER}"
+        if onnx_providers.CPU not in onnxruntime.get_available_providers():
+            return f"its build has no {onnx_providers.CPU}"
         return None
 
     def load(self, model: Path, wanted: Wanted, *, outputs: Sequence[str] = ()) -> OnnxSession:
-        """Load a model by its path: from bytes, external data would be looked for in the working
-        directory."""
+        """Load a model; see `Runtime.load`."""
         try:
-            native = onnxruntime.InferenceSession(
-                str(model), _options(wanted.threads), providers=[PROVIDER]
-            )
-        except MemoryError:
+            native, placement = open_session(model, wanted)
+        except (AgentError, MemoryError):
             raise
         except Exception as error:
-            raise _refusal(error, model) from None
-        return OnnxSession(native, outputs)
+            raise refusal(error, self.version, model.name) from None
+        return OnnxSession(native, placement, outputs)
+
+
+def _limits() -> dict[str, int]:
+    """Return the newest opset and IR version that this library knows: what it says itself when it
+    is given newer ones. Nothing of a refused model stays, no thread either."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    known: dict[str, int] = {}
+    for model in _TOO_NEW:
+        try:
+            onnxruntime.InferenceSession(model, options, providers=[onnx_providers.CPU])
+        except Exception as error:
+            known.update(filter(None, [limit_in(str(error))]))
+    return known
 
 
 class OnnxSession:
@@ -99,7 +112,7 @@ class OnnxSession:
     FP32 tensor (rows, classes) with the classes in ascending order of their keys.
     """
 
-    def __init__(self, native: Any, outputs: Sequence[str]) -> None:
+    def __init__(self, native: Any, placement: Placement, outputs: Sequence[str]) -> None:
         self._native = native
         # The Python layer's own work costs a fifth of a small run. Of its checks the library makes
         # all but one again: without that a kernel would read an input that is not there.
@@ -107,8 +120,7 @@ class OnnxSession:
         self.inputs: tuple[Tensor, ...] = tuple(_tensor(node) for node in native.get_inputs())
         nodes = [node for node in native.get_outputs() if not outputs or node.name in outputs]
         self.outputs: tuple[Tensor, ...] = tuple(_tensor(node) for node in nodes)
-        provider: str = native.get_providers()[0]
-        self.placement = Placement(wanted=provider, got=provider)
+        self.placement = placement
         self._names = [node.name for node in nodes]
         self._converted = [
             (place, _CONVERT[_kind(node.type)])
@@ -146,27 +158,15 @@ class OnnxSession:
 
     def _failure(self, error: Exception) -> AgentError | MemoryError:
         text = str(error)
-        if _NO_MEMORY.search(text):
+        if needs_memory(text):
             return MemoryError(shorten(text))
-        reason = shorten(_NOISE.sub("", text))
+        reason = reason_in(text)
         if type(error).__name__ == "InvalidArgument" or isinstance(error, ValueError):
             return BadInput(f"the model does not take this input: {reason}")
         # With every dimension fixed the same shapes have run before: then it is not the message.
         if self._has_free_inputs:
             return BadInput(f"the model cannot run on an input of this shape: {reason}")
         return ModelError(f"the model failed while running: {reason}")
-
-
-def _options(threads: int) -> Any:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 4
-    options.intra_op_num_threads = max(1, threads)
-    options.inter_op_num_threads = 1
-    if threads > 1:
-        # Waiting threads would burn a core for the next message (20 runs 50 ms apart: 1.27 s of
-        # CPU time spinning, 0.38 s without).
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-    return options
 
 
 def _tensor(node: Any) -> Tensor:
@@ -203,33 +203,6 @@ def _rows(maps: list[dict[Any, float]]) -> Array:
 
 
 _CONVERT: dict[str, Callable[[Any], Array]] = {"maps": _rows, "map": lambda one: _rows([one])}
-
-
-def _refusal(error: Exception, model: Path) -> AgentError | MemoryError:
-    text = str(error)
-    if _NO_MEMORY.search(text):
-        return MemoryError(shorten(text))
-    newer = f"this is ONNX Runtime {onnxruntime.__version__}; update it, or export for an older one"
-    if found := _OPSET.search(text):
-        opset, domain, known = found.groups()
-        return ModelRejected(
-            f"this runtime does not know opset {opset} (of {domain}; it knows up to {known})",
-            hint=newer,
-        )
-    if found := _IR_VERSION.search(text):
-        return ModelRejected(
-            f"this runtime does not know IR version {found[1]} (it knows up to {found[2]})",
-            hint=newer,
-        )
-    if found := _NO_OPERATOR.search(text):
-        operator = found["custom"] or found["standard"]
-        return ModelRejected(f"this runtime does not know the operator {operator}", hint=newer)
-    if type(error).__name__ == "InvalidProtobuf":
-        return ModelRejected(
-            f"{model.name} is no ONNX model: its bytes are not the Protocol Buffers they must be"
-        )
-    reason = shorten(_NOISE.sub("", text))
-    return ModelRejected(f"ONNX Runtime {onnxruntime.__version__} refuses {model.name}: {reason}")
 
 
 def _closed(*_: object) -> list[Any]:

@@ -12,6 +12,7 @@ from typing import cast
 
 from agent.errors import RuntimeUnavailable
 from agent.runtimes.api import Runtime, shorten
+from agent.runtimes.installed import cure_for
 
 GROUP = "edgeward.runtimes"
 # Found also where the package runs from a bare folder, without the metadata of an installation.
@@ -41,16 +42,23 @@ def find(name: str) -> Runtime:
     module, _, attribute = place.partition(":")
     try:
         runtime = cast(Runtime, getattr(importlib.import_module(module), attribute)())
+    except RuntimeUnavailable:
+        raise
     except Exception as error:
         # A native library can fail in any way while it is loaded, not only by ImportError.
-        raise RuntimeUnavailable(
-            f"the runtime {name} cannot be imported: {type(error).__name__}: {shorten(error)}",
-            hint=install_hint(name),
-        ) from error
+        raise _not_imported(name, error) from error
     lack = runtime.probe()
     if lack is not None:
         raise RuntimeUnavailable(f"the runtime {name} cannot work here: {lack}")
     return runtime
+
+
+def _not_imported(name: str, error: Exception) -> RuntimeUnavailable:
+    words = f"{type(error).__name__}: {shorten(error)}"
+    return RuntimeUnavailable(
+        f"the runtime {name} cannot be imported: {words}",
+        hint=cure_for(words) or install_hint(name),
+    )
 
 
 def install_hint(name: str) -> str:

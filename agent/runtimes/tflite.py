@@ -1,4 +1,4 @@
-"""LiteRT (or its predecessor TensorFlow Lite), on the CPU."""
+"""LiteRT (or its predecessor TensorFlow Lite), on the CPU, with XNNPACK or without."""
 
 from __future__ import annotations
 
@@ -13,18 +13,31 @@ import numpy as np
 from agent.documents.device import RuntimeFacts
 from agent.documents.manifest import Datatype, Tensor
 from agent.documents.report import Placement
-from agent.errors import BadInput, ModelError, ModelRejected
+from agent.errors import BadInput, ModelError, ModelRejected, RuntimeUnavailable
+from agent.runtimes import installed
 from agent.runtimes.api import Array, Arrays, Wanted, shorten
+from agent.runtimes.tflite_placement import placement
 
 try:
     import ai_edge_litert as package
-    from ai_edge_litert.interpreter import Interpreter
-except ImportError:
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+except ImportError as litert:
     # The only one with wheels for 32-bit ARM; the same interface.
-    import tflite_runtime as package
-    from tflite_runtime.interpreter import Interpreter
+    try:
+        import tflite_runtime as package
+        from tflite_runtime.interpreter import Interpreter, OpResolverType
+    except ModuleNotFoundError:
+        # The one that is meant, where neither is there.
+        raise litert from None
 
-TITLE = {"ai_edge_litert": "LiteRT", "tflite_runtime": "TensorFlow Lite"}[package.__name__]
+TITLE, DISTRIBUTION, OLDEST = {
+    "ai_edge_litert": ("LiteRT", "ai-edge-litert", "1.2"),
+    "tflite_runtime": ("TensorFlow Lite", "tflite-runtime", "2.5"),
+}[package.__name__]
+CPU, XNNPACK = "CPU", "XNNPACK"
+# The last release: nobody will build it for a newer NumPy.
+PROVIDERS = (CPU, XNNPACK)
+_LAST_TFLITE_RUNTIME = (2, 14)
 DATATYPES: dict[str, Datatype] = {
     "bool": "BOOL",
     "uint8": "UINT8",
@@ -58,6 +71,8 @@ class TfliteRuntime:
 
     def __init__(self) -> None:
         self.version: str = package.__version__
+        installed.require_version(DISTRIBUTION, self.version, OLDEST)
+        _require_its_numpy(self.version)
 
     def facts(self) -> RuntimeFacts:
         """Say what this build offers."""
@@ -65,9 +80,9 @@ class TfliteRuntime:
             self.name,
             usable=True,
             version=self.version,
-            package=package.__name__.replace("_", "-"),
+            package=DISTRIBUTION,
             formats=self.formats,
-            providers=("CPU", "XNNPACK"),
+            providers=PROVIDERS,
         )
 
     def probe(self) -> str | None:
@@ -76,16 +91,40 @@ class TfliteRuntime:
 
     def load(self, model: Path, wanted: Wanted, *, outputs: Sequence[str] = ()) -> TfliteSession:
         """Load a model by its path, so that its weights are mapped and not copied."""
-        return TfliteSession(model, wanted.threads, outputs)
+        _check_wanted(wanted)
+        return TfliteSession(model, wanted, outputs)
+
+
+def _require_its_numpy(version: str) -> None:
+    """Refuse the wheels that were built for NumPy 1 beside another: they are imported without a
+    word, and any model ends in a SystemError or a crash."""
+    if package.__name__ != "tflite_runtime" or installed.numbers(version) > _LAST_TFLITE_RUNTIME:
+        return
+    if installed.numbers(np.__version__) >= (2,):
+        raise RuntimeUnavailable(
+            f"tflite-runtime {version} was built for NumPy 1 and fails with NumPy {np.__version__}",
+            hint="pip install 'numpy<2', or use ai-edge-litert, which has no wheel for 32-bit ARM",
+        )
+
+
+def _check_wanted(wanted: Wanted) -> None:
+    if wanted.provider not in ("", *PROVIDERS):
+        raise RuntimeUnavailable(
+            f"{TITLE} has no provider {wanted.provider!r} here", hint=f"it has {CPU}, {XNNPACK}"
+        )
+    if wanted.options:
+        raise RuntimeUnavailable(
+            f"{TITLE} has no option {next(iter(wanted.options))!r}", hint="it takes none"
+        )
 
 
 class TfliteSession:
     """One interpreter. Free dimensions are resized when a run's shapes differ from the last."""
 
-    def __init__(self, model: Path, threads: int, outputs: Sequence[str]) -> None:
+    def __init__(self, model: Path, wanted: Wanted, outputs: Sequence[str]) -> None:
         self._model = model
-        self._threads = threads
-        self._interpreter: Any = _interpreter(model, threads)
+        self._wanted = wanted
+        self._interpreter: Any = _interpreter(model, wanted)
         inputs = self._interpreter.get_input_details()
         chosen = [
             details
@@ -102,9 +141,9 @@ class TfliteSession:
             for details, tensor in zip(inputs, self.inputs, strict=True)
             if -1 in tensor.shape
         }
-        operators = {details["op_name"] for details in self._interpreter._get_ops_details()}
-        provider = "XNNPACK" if "DELEGATE" in operators else "CPU"
-        self.placement = Placement(wanted=provider, got=provider)
+        details = self._interpreter._get_ops_details()
+        self.placement: Placement = placement(wanted.provider, XNNPACK, details)
+        operators = {entry["op_name"] for entry in details}
         self._has_variables = not _VARIABLE_OPERATORS.isdisjoint(operators)
 
     def run(self, arrays: Arrays) -> dict[str, Array]:
@@ -129,7 +168,7 @@ class TfliteSession:
         if not self._has_variables:
             self._interpreter.reset_all_variables()
             return
-        self._interpreter = _interpreter(self._model, self._threads)
+        self._interpreter = _interpreter(self._model, self._wanted)
         self._allocated = {
             details["name"]: tuple(details["shape"])
             for details in self._interpreter.get_input_details()
@@ -173,9 +212,15 @@ class TfliteSession:
         return ModelError(f"the model failed while running: {_last_words(error)}")
 
 
-def _interpreter(model: Path, threads: int) -> Any:
+def _interpreter(model: Path, wanted: Wanted) -> Any:
+    # Unless it is turned off, XNNPACK takes all operators that it knows.
+    kernels = "BUILTIN_WITHOUT_DEFAULT_DELEGATES" if wanted.provider == CPU else "AUTO"
     try:
-        interpreter = Interpreter(model_path=str(model), num_threads=max(1, threads))
+        interpreter = Interpreter(
+            model_path=str(model),
+            num_threads=max(1, wanted.threads),
+            experimental_op_resolver_type=OpResolverType[kernels],
+        )
     except (ValueError, RuntimeError) as error:
         raise _refusal(error, model) from None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,29 +11,47 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from agent.errors import BadInput, ModelRejected
+from agent.documents import codec
+from agent.documents.device import RuntimeFacts
+from agent.errors import BadInput, ModelRejected, RuntimeUnavailable
 from agent.runtimes import registry
 from agent.runtimes.api import Runtime, Session, Wanted
 from tests.runtimes import models
 
 
 class Kit(NamedTuple):
-    """A runtime with models that it can load."""
+    """A runtime with models that it can load, and one that it cannot."""
 
     name: str
+    # The format of all of them.
+    format: str
     # y = relu(x), of this shape; -1: free.
     relu: Callable[[tuple[int, ...]], bytes]
     # a, b → sum, difference, all (1, 4).
     sum_and_difference: Callable[[], bytes]
+    # With an operator called Frobnicate.
+    unknown_operator: Callable[[], bytes]
 
 
-RUNTIMES = (
-    Kit(
+def _onnx(name: str) -> Kit:
+    return Kit(
+        name,
         "onnx",
         lambda shape: models.relu_onnx([f"d{n}" if n == -1 else n for n in shape]),
         models.sum_and_difference_onnx,
+        lambda: models.unknown_operator_onnx("Frobnicate"),
+    )
+
+
+RUNTIMES = (
+    _onnx("onnx"),
+    Kit(
+        "tflite",
+        "tflite",
+        models.relu_tflite,
+        models.sum_and_difference_tflite,
+        lambda: models.custom_operator_tflite("Frobnicate"),
     ),
-    Kit("tflite", models.relu_tflite, models.sum_and_difference_tflite),
 )
 ROW = np.array([[-1.0, 2.0, -3.0, 4.0]], np.float32)
 
@@ -48,10 +67,16 @@ def runtime(kit: Kit) -> Runtime:
     return registry.find(kit.name)
 
 
-def load(runtime: Runtime, folder: Path, data: bytes, *outputs: str, threads: int = 1) -> Session:
+def load(
+    runtime: Runtime, folder: Path, data: bytes, *outputs: str, wanted: Wanted | None = None
+) -> Session:
     path = folder / "model"
     path.write_bytes(data)
-    return runtime.load(path, Wanted(threads=threads), outputs=outputs)
+    return runtime.load(path, wanted or Wanted(), outputs=outputs)
+
+
+def thread_count() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
 
 
 def test_it_says_who_it_is_and_that_it_works_here(kit: Kit, runtime: Runtime) -> None:
@@ -60,6 +85,74 @@ def test_it_says_who_it_is_and_that_it_works_here(kit: Kit, runtime: Runtime) ->
     assert time.monotonic() - started < 1.0
     assert runtime.name == kit.name
     assert runtime.version[0].isdigit()
+    assert kit.format in runtime.formats
+
+
+def test_its_facts_are_quick_and_agree_with_it(kit: Kit, runtime: Runtime) -> None:
+    threads, started = thread_count(), time.monotonic()
+    facts = runtime.facts()
+    assert time.monotonic() - started < 1.0
+    # Workers are forked from the process that asked for the facts.
+    assert thread_count() == threads
+    assert (facts.name, facts.version) == (runtime.name, runtime.version)
+    assert facts.usable
+    assert not facts.why
+    assert tuple(facts.formats) == tuple(runtime.formats)
+    assert facts.providers
+    codec.decode(codec.encode(facts), RuntimeFacts, name="facts", max_bytes=65536)
+
+
+def test_each_provider_that_it_offers_computes_or_says_why_not(
+    kit: Kit, runtime: Runtime, tmp_path: Path
+) -> None:
+    for provider in runtime.facts().providers:
+        session = load(runtime, tmp_path, kit.relu((1, 4)), wanted=Wanted(provider))
+        assert session.placement.wanted == provider
+        assert session.placement.got == provider or session.placement.why
+        np.testing.assert_array_equal(session.run({"x": ROW})["y"], [[0, 2, 0, 4]])
+
+
+def test_a_placement_is_whole(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
+    placement = load(runtime, tmp_path, kit.relu((1, 4))).placement
+    assert placement.wanted
+    assert placement.got == placement.wanted or placement.why
+    for share in (placement.operators, placement.time):
+        assert share is None or 0 <= share <= 1
+    assert len(placement.why) <= 1024
+
+
+def test_a_provider_that_there_is_not_is_refused_with_those_that_there_are(
+    kit: Kit, runtime: Runtime, tmp_path: Path
+) -> None:
+    with pytest.raises(RuntimeUnavailable) as caught:
+        load(runtime, tmp_path, kit.relu((1, 4)), wanted=Wanted("FrobnicateProvider"))
+    assert "FrobnicateProvider" in caught.value.message
+    assert all(name in str(caught.value) for name in runtime.facts().providers)
+
+
+def test_an_option_that_it_does_not_know_is_refused_by_name(
+    kit: Kit, runtime: Runtime, tmp_path: Path
+) -> None:
+    wanted = Wanted(options={"frobnicate_library": "/tmp/evil.so"})
+    with pytest.raises(RuntimeUnavailable, match="frobnicate_library") as caught:
+        load(runtime, tmp_path, kit.relu((1, 4)), wanted=wanted)
+    assert "it takes" in caught.value.hint
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_it_takes_no_more_threads_than_it_may(
+    kit: Kit, runtime: Runtime, tmp_path: Path, threads: int
+) -> None:
+    # What only the first session of a process starts, if anything, is not this one's.
+    load(runtime, tmp_path, kit.relu((64, 64))).close()
+    before = thread_count()
+    session = load(runtime, tmp_path, kit.relu((64, 64)), wanted=Wanted(threads=threads))
+    session.run({"x": np.zeros((64, 64), np.float32)})
+    assert thread_count() <= before + threads - 1
+    session.close()
+    del session
+    gc.collect()
+    assert thread_count() <= before
 
 
 def test_it_says_what_the_file_says(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
@@ -67,7 +160,6 @@ def test_it_says_what_the_file_says(kit: Kit, runtime: Runtime, tmp_path: Path) 
     (x,), (y,) = session.inputs, session.outputs
     assert (x.name, x.datatype, x.shape) == ("x", "FP32", (1, 4))
     assert (y.name, y.datatype, y.shape) == ("y", "FP32", (1, 4))
-    assert session.placement.got
 
 
 def test_it_runs_and_leaves_its_input_alone(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
@@ -96,6 +188,19 @@ def test_an_output_outlives_the_next_run(kit: Kit, runtime: Runtime, tmp_path: P
     np.testing.assert_array_equal(session.run({"x": ROW})["y"], kept)
 
 
+def test_no_output_shares_memory_with_an_input_or_another_output(
+    kit: Kit, runtime: Runtime, tmp_path: Path
+) -> None:
+    session = load(runtime, tmp_path, kit.sum_and_difference())
+    given = {"a": ROW.copy(), "b": ROW.copy()}
+    outputs = list(session.run(given).values())
+    again = list(session.run(given).values())
+    arrays = [*given.values(), *outputs, *again]
+    for place, one in enumerate(arrays):
+        assert not any(np.shares_memory(one, other) for other in arrays[place + 1 :])
+    assert all(array.flags.writeable for array in (*outputs, *again))
+
+
 def test_each_run_chooses_its_free_dimensions(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
     session = load(runtime, tmp_path, kit.relu((-1, 4)))
     assert session.inputs[0].shape == (-1, 4)
@@ -118,7 +223,7 @@ def test_it_gives_only_the_outputs_asked_for(kit: Kit, runtime: Runtime, tmp_pat
 
 
 def test_two_threads_give_the_same_answer(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
-    session = load(runtime, tmp_path, kit.relu((1, 4)), threads=2)
+    session = load(runtime, tmp_path, kit.relu((1, 4)), wanted=Wanted(threads=2))
     np.testing.assert_array_equal(session.run({"x": ROW})["y"], [[0, 2, 0, 4]])
     session.close()
 
@@ -164,6 +269,39 @@ def test_what_is_no_model_is_rejected_in_one_sentence(
         load(runtime, tmp_path, data)
     assert len(caught.value.message) < 600
     assert "\n" not in caught.value.message
+
+
+def test_an_operator_that_it_does_not_know_is_named(
+    kit: Kit, runtime: Runtime, tmp_path: Path
+) -> None:
+    with pytest.raises(ModelRejected, match="Frobnicate") as caught:
+        load(runtime, tmp_path, kit.unknown_operator())
+    assert "\n" not in caught.value.message
+
+
+def test_a_model_that_is_cut_short_is_rejected(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
+    with pytest.raises(ModelRejected):
+        load(runtime, tmp_path, kit.relu((1, 4))[:40])
+
+
+def test_a_model_that_is_replaced_while_it_is_loaded_goes_on(
+    kit: Kit, runtime: Runtime, tmp_path: Path
+) -> None:
+    session = load(runtime, tmp_path, kit.relu((1, 4)))
+    other = tmp_path / "other"
+    other.write_bytes(b"something else")
+    other.replace(tmp_path / "model")
+    np.testing.assert_array_equal(session.run({"x": ROW})["y"], [[0, 2, 0, 4]])
+
+
+def test_two_sessions_know_nothing_of_each_other(
+    kit: Kit, runtime: Runtime, tmp_path: Path
+) -> None:
+    first = load(runtime, tmp_path, kit.relu((1, 4)))
+    second = load(runtime, tmp_path, kit.relu((1, 4)))
+    kept = first.run({"x": ROW})["y"]
+    first.close()
+    np.testing.assert_array_equal(second.run({"x": ROW})["y"], kept)
 
 
 def test_a_missing_file_is_rejected(runtime: Runtime, tmp_path: Path) -> None:

@@ -33,10 +33,18 @@ def onnx_bytes(
     return data
 
 
-def relu_onnx(shape: Sequence[Any] = (1, 4)) -> bytes:
+def relu_onnx(shape: Sequence[Any] = (1, 4), **more: Any) -> bytes:
     """y = relu(x)."""
     float_of = (TensorProto.FLOAT, shape)
-    return onnx_bytes([helper.make_node("Relu", ["x"], ["y"])], {"x": float_of}, {"y": float_of})
+    node = helper.make_node("Relu", ["x"], ["y"])
+    return onnx_bytes([node], {"x": float_of}, {"y": float_of}, **more)
+
+
+def unknown_operator_onnx(name: str) -> bytes:
+    """A model whose only operator is in no standard."""
+    float_of = (TensorProto.FLOAT, (1, 4))
+    nodes = [helper.make_node(name, ["x"], ["y"])]
+    return onnx_bytes(nodes, {"x": float_of}, {"y": float_of})
 
 
 def relu_tflite(shape: Sequence[int] = (1, 4)) -> bytes:

@@ -76,7 +76,7 @@ except RuntimeUnavailable as error:
 
 
 def test_a_missing_library_names_what_to_install(tmp_path: Path) -> None:
-    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libgomp.so.1: not found')")
+    (tmp_path / "onnxruntime.py").write_text("raise ImportError('libfoo: not found')")
     code = """
 from agent.errors import RuntimeUnavailable
 from agent.runtimes import registry
@@ -86,7 +86,7 @@ except RuntimeUnavailable as error:
     print(error)
 """
     told = in_fresh_python(code, tmp_path)
-    assert "libgomp.so.1: not found" in told
+    assert "libfoo: not found" in told
     assert "pip install 'edgeward[onnx]'" in told
 
 
