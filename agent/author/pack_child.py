@@ -63,15 +63,9 @@ def describe_file(path: Path) -> ModelDescription:
     with path.open("rb") as file:
         if not path.stat().st_size:
             return registry.describe(b"", filename=path.name)
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            view = memoryview(data)
-            try:
-                return registry.describe(view, filename=path.name)
-            except AgentError as error:
-                # The traceback holds slices of the mapping, which then could not be closed.
-                raise error.with_traceback(None) from None
-            finally:
-                view.release()
+        # Not closed by hand: the error of a damaged file still holds views of it.
+        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        return registry.describe(memoryview(data), filename=path.name)
 
 
 if __name__ == "__main__":

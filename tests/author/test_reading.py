@@ -77,3 +77,10 @@ def test_only_files_plainly_beside_the_model_are_its_weights(tmp_path: Path) -> 
     for location in ("link.bin", "door/passwd", "../m.onnx", "/etc/passwd", "sub", "a\0b", ""):
         with pytest.raises(ModelRejected):
             external_files(file, needs(location))
+
+
+def test_a_damaged_name_is_refused_with_its_reason(tmp_path: Path) -> None:
+    damaged = model(tmp_path / "m.onnx").read_bytes().replace(b"Relu", b"Rel\xff")
+    (tmp_path / "m.onnx").write_bytes(damaged)
+    with pytest.raises(ModelRejected, match=r"m\.onnx: .* a name is not UTF-8"):
+        read_model(tmp_path / "m.onnx")
