@@ -15,6 +15,7 @@ import subprocess
 import sys
 from contextlib import ExitStack, suppress
 
+from agent.documents.text import printable
 from agent.errors import AgentError, MemoryLimit, RuntimeUnavailable, WorkerError, WorkerExited
 from agent.wire.worker import TemplateEvent, read
 
@@ -230,7 +231,7 @@ def describe_exit(status: int, memory_mb: int, last_words: str = "") -> WorkerEr
 
 
 def _last_line(words: str) -> str:
-    return words.rstrip().rpartition("\n")[2][-300:]
+    return printable(words.rstrip().rpartition("\n")[2][-300:], 300)
 
 
 def memory_limit(memory_mb: int) -> MemoryLimit:

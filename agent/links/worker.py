@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from agent import errors
+from agent.documents.text import printable
 from agent.errors import AgentError, RuntimeUnavailable, WorkerError, WorkerTimedOut
 from agent.links.template import TemplateProcess, describe_exit, start_template
 from agent.wire import frames
@@ -34,7 +35,7 @@ ASK_DEADLINE_S = 10.0
 EXIT_DEADLINE_S = 5.0
 _READ_BYTES = 256 * 1024
 # What a report can carry of a worker's words.
-_MAX_MESSAGE_CHARACTERS = 1000
+_MAX_MESSAGE_CHARACTERS = 600
 _MAX_HINT_CHARACTERS = 300
 # Unique also where several workers share a template.
 _numbers = itertools.count(1)
@@ -306,8 +307,9 @@ def error_of(failed: Failed) -> AgentError:
     kind = _kinds().get(failed.code, WorkerError)
     # Only the base class takes a ready sentence; some kinds build theirs from parts.
     error = kind.__new__(kind)
-    message, hint = failed.message[:_MAX_MESSAGE_CHARACTERS], failed.hint[:_MAX_HINT_CHARACTERS]
-    AgentError.__init__(error, message, hint=hint)
+    # They quote the model's file, which anybody may have written.
+    message = printable(failed.message, _MAX_MESSAGE_CHARACTERS)
+    AgentError.__init__(error, message, hint=printable(failed.hint, _MAX_HINT_CHARACTERS))
     return error
 
 

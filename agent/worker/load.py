@@ -13,6 +13,7 @@ from agent.documents import codec
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest, Tensor, Variant
 from agent.errors import AgentError, ModelError, ModelRejected, PackError
 from agent.formats import registry as formats
+from agent.formats.bounds import shown
 from agent.formats.description import OnnxNeeds
 from agent.formats.external_data import check_external_data
 from agent.pipeline.chain import Chain, ProducedBy, compile_chain
@@ -22,6 +23,7 @@ from agent.wire.worker import Load, Ready
 from agent.worker.sessions import Run, compile_run
 
 MANIFEST_NAME = "manifest.json"
+MAX_NAMES_SHOWN = 5
 # The key of the entry that names a file (StringStringEntryProto of TensorProto.external_data):
 # a model without these bytes refers to no file.
 _EXTERNAL_KEY = b"location"
@@ -173,7 +175,7 @@ def check_tensors(
         PackError: They differ.
     """
     by_name = {tensor.name: tensor for tensor in session}
-    names = ", ".join(by_name) or "none"
+    names = ", ".join(shown(name) for name in list(by_name)[:MAX_NAMES_SHOWN]) or "none"
     for tensor in manifest:
         real = by_name.pop(tensor.name, None)
         if real is None:
@@ -187,7 +189,7 @@ def check_tensors(
                 f"the model {real.datatype} {show_shape(real.shape)}"
             )
     if by_name and not may_lack:
-        raise PackError(f"the model's {kind} {next(iter(by_name))!r} is not in the manifest")
+        raise PackError(f"the model's {kind} {shown(next(iter(by_name)))} is not in the manifest")
 
 
 def _variant(manifest: Manifest, name: str) -> Variant:
