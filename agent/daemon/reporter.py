@@ -339,11 +339,15 @@ def isolation_level(layers: Mapping[str, str]) -> str:
 
 
 def _detail(data: bytes) -> Any:
-    """The worker's error document, as far as it is one; a worker is not trusted to send JSON."""
+    """The worker's error document, as far as it is one; a worker is not trusted to send JSON.
+
+    It is flat. What is nested can be read here and written, but not read again where the stack is
+    deeper: it would stay in the spool for ever.
+    """
     if len(data) > MAX_DEAD_LETTER_BYTES:
         return None
     try:
-        return msgspec.json.decode(data)
+        return msgspec.json.decode(data, type=dict[str, str | int | float | bool | None])
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
 

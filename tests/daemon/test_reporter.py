@@ -97,6 +97,23 @@ def test_a_flood_of_dead_letters_is_counted_and_leaves_room_for_outcomes(tmp_pat
     assert event["count"] + letters == DEAD_LETTERS_AT_ONCE + 400
 
 
+def test_what_a_worker_nests_deeply_does_not_get_into_the_spool(tmp_path: Path) -> None:
+    flat = b'{"id": null, "error": "not a number", "code": "bad_input"}'
+    nested = b'{"error": ' + b"[" * 900 + b"]" * 900 + b"}"
+
+    async def story() -> list[dict[str, Any]]:
+        with telling(tmp_path) as (reporter, spool):
+            for detail in (flat, nested):
+                reporter.dead_letter(DeadLetter("vib", "in/a", b"x", "bad_input", "no", detail))
+            reporter.close()
+            spool.commit()
+            return [json.loads(entry.payload) for entry in spool.pending()]
+
+    first, second = asyncio.run(story())
+    assert first["detail"] == {"id": None, "error": "not a number", "code": "bad_input"}
+    assert second.get("detail") is None
+
+
 def test_of_several_troubles_the_report_names_the_worst_until_each_is_over(tmp_path: Path) -> None:
     async def story() -> None:
         with telling(tmp_path) as (reporter, _):
