@@ -30,6 +30,9 @@ from agent.wire.mqtt.options import MAX_PACKET_BYTES
 # beside its bytes: a window may hold very many very small ones.
 MAX_HELD_BYTES = 32 * 1024 * 1024
 HELD_OVERHEAD_BYTES = 448
+# Payloads that are with the worker at a time, however few messages they are: while it is slow, each
+# is here twice, as the bus delivered it and as the socket has not taken it yet.
+MAX_IN_FLIGHT_BYTES = 4 * 1024 * 1024
 
 
 class Inbound(Protocol):
@@ -155,6 +158,7 @@ class Lane:
     _out: list[bytes] = field(default_factory=list)
     _next: int = 1
     _held_bytes: int = 0
+    _in_flight_bytes: int = 0
     # Messages of open windows that this worker was given again, and has not answered.
     _replayed: set[int] = field(default_factory=set)
     # The message whose answer is why the worker is being replaced.
@@ -218,7 +222,7 @@ class Lane:
             return
         limit = self.spec.input.max_in_flight
         while self.waiting and len(self.in_flight) + self.handing_over < limit:
-            if self.careful and self.in_flight:
+            if self.in_flight and (self.careful or self._in_flight_bytes >= MAX_IN_FLIGHT_BYTES):
                 break
             self._send(self.waiting.popleft(), now)
         self._write()
@@ -231,6 +235,7 @@ class Lane:
         if not self.in_flight:
             self.last_progress = now
         self.in_flight[pending.sequence] = pending
+        self._in_flight_bytes += len(message.payload)
         self._out.append(frame)
 
     def _write(self) -> None:
@@ -260,6 +265,7 @@ class Lane:
             for sequence in result.released:
                 self._let_go(sequence)
             return False
+        self._in_flight_bytes -= len(pending.message.payload)
         outcome = frame.flags & frames.OUTCOME_MASK
         if frame.flags & frames.BAD_OUTPUT:
             self._bad_output(pending, result.released, bytes(frame.payload))
@@ -411,6 +417,7 @@ class Lane:
         culprit, self._culprit = self._culprit, None
         lost = list(self.in_flight.values())
         self.in_flight.clear()
+        self._in_flight_bytes = 0
         suspects = lost if culprit is None else [culprit]
         for pending in suspects:
             pending.tries += 1
@@ -436,6 +443,7 @@ class Lane:
             self._release(released, pending)
         else:
             self.in_flight = {pending.sequence: pending, **self.in_flight}
+            self._in_flight_bytes += len(pending.message.payload)
             self._culprit = pending
         self.effects.replace_worker(BadOutput("its answer was not what the manifest says"))
 
@@ -488,6 +496,7 @@ class Lane:
                 self.effects.forget(pending.message)
         self.waiting.clear()
         self.in_flight.clear()
+        self._in_flight_bytes = 0
         self.held.clear()
         self._held_bytes = 0
         self.open = False

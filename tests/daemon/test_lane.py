@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from agent.daemon.held import HeldBudget
 from agent.daemon.lane import (
     MAX_HELD_BYTES,
+    MAX_IN_FLIGHT_BYTES,
     DeadLetter,
     Done,
     Effects,
@@ -141,6 +142,23 @@ def test_no_more_than_the_bound_is_in_flight() -> None:
     assert len(world.to_worker) == 3  # its prediction is not handed over yet
     world.hand_over()
     assert len(world.to_worker) == 4
+
+
+def test_few_large_messages_are_in_flight_at_a_time() -> None:
+    slot = Slot("sha256:" + "a" * 64, Input("sensors/+", max_in_flight=64), Output("out"))
+    world = World(slot=slot)
+    world.lane.worker_ready(0.0)
+    large = bytes(MAX_IN_FLIGHT_BYTES // 4)
+    for _ in range(20):
+        world.arrive(large)
+    assert len(world.to_worker) == 4
+    world.answer()
+    assert len(world.to_worker) == 4
+    world.die()
+    world.lane.worker_ready(0.0)
+    while world.to_worker:
+        world.answer()
+    assert len(world.published) == 20
 
 
 def test_after_a_death_messages_go_one_at_a_time_and_only_the_killer_is_set_aside() -> None:
