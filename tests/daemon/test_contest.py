@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -16,6 +16,10 @@ from agent.errors import AgentError, RuntimeUnavailable, SelfTestFailed, WorkerE
 from agent.wire.worker import Measure, Measured, Probed, Ready
 
 MB = 1 << 20
+
+
+A, B, C = Way("a", "onnx"), Way("b", "tflite"), Way("a", "onnx", threads=2)
+WAYS = {str(way): way for way in (A, B, C)}
 
 
 @dataclass
@@ -47,21 +51,21 @@ class Runner:
 
 @dataclass
 class Arena:
-    runners: dict[Way, Runner]
+    runners: dict[str, Runner]
     rules: Rules = field(default_factory=lambda: Rules(10.0, 1024 * MB))
     begun: list[Way] = field(default_factory=list)
 
     async def begin(self, way: Way) -> Probe:
         self.begun.append(way)
-        runner = self.runners[way]
+        runner = self.runners[str(way)]
         if runner.fails is not None:
             raise runner.fails
         return cast(Probe, runner)
 
-    def hold(self, **rules: Any) -> Outcome:
+    def hold(self) -> Outcome:
         async def story() -> Outcome:
             contest = Contest(
-                list(self.runners),
+                [WAYS[name] for name in self.runners],
                 self.begin,
                 self.rules,
                 clock=asyncio.get_running_loop().time,
@@ -72,11 +76,8 @@ class Arena:
         return asyncio.run(story())
 
 
-A, B, C = Way("a", "onnx"), Way("b", "tflite"), Way("a", "onnx", threads=2)
-
-
 def test_the_fastest_is_chosen_and_every_process_is_ended() -> None:
-    arena = Arena({A: Runner(3.0), B: Runner(1.0), C: Runner(2.0)})
+    arena = Arena({str(A): Runner(3.0), str(B): Runner(1.0), str(C): Runner(2.0)})
     outcome = arena.hold()
     assert [tried.way for tried in outcome.passed] == [B, C, A]
     assert outcome.passed[0].median_ms == 1.0
@@ -85,7 +86,7 @@ def test_the_fastest_is_chosen_and_every_process_is_ended() -> None:
 
 
 def test_one_that_fails_its_self_test_is_out_however_fast_it_is() -> None:
-    arena = Arena({A: Runner(0.1, fails=SelfTestFailed("it answers 2")), B: Runner(1.0)})
+    arena = Arena({str(A): Runner(0.1, fails=SelfTestFailed("it answers 2")), str(B): Runner(1.0)})
     outcome = arena.hold()
     assert [tried.way for tried in outcome.passed] == [B]
     assert outcome.tried[1].excluded == "it answers 2"
@@ -94,21 +95,21 @@ def test_one_that_fails_its_self_test_is_out_however_fast_it_is() -> None:
 
 def test_an_absent_runtime_is_looked_for_once() -> None:
     absent = Runner(fails=RuntimeUnavailable("no onnxruntime"))
-    arena = Arena({A: absent, C: absent, B: Runner()})
+    arena = Arena({str(A): absent, str(C): absent, str(B): Runner()})
     outcome = arena.hold()
     assert arena.begun == [A, B]
     assert [tried.excluded for tried in outcome.tried[1:]] == ["no onnxruntime"] * 2
 
 
 def test_one_that_dies_while_it_is_measured_is_out() -> None:
-    arena = Arena({A: Runner(0.5, dies_at=2), B: Runner(1.0)})
+    arena = Arena({str(A): Runner(0.5, dies_at=2), str(B): Runner(1.0)})
     outcome = arena.hold()
     assert [tried.way for tried in outcome.passed] == [B]
     assert "SIGSEGV" in outcome.tried[1].excluded
 
 
 def test_where_memory_is_short_each_is_started_anew_for_its_turn() -> None:
-    arena = Arena({A: Runner(1.0, 600), B: Runner(1.1, 600)})
+    arena = Arena({str(A): Runner(1.0, 600), str(B): Runner(1.1, 600)})
     outcome = arena.hold()
     assert len(outcome.passed) == 2
     assert len(arena.begun) > 2
@@ -119,22 +120,22 @@ def test_what_the_pack_demands_speaks_against_a_candidate() -> None:
     def objection(way: Way, probed: Probed) -> str:
         return "half of it runs on the CPU" if way == A else ""
 
-    arena = Arena({A: Runner(0.5), B: Runner(1.0)}, Rules(10.0, 1024 * MB, objection))
+    arena = Arena({str(A): Runner(0.5), str(B): Runner(1.0)}, Rules(10.0, 1024 * MB, objection))
     outcome = arena.hold()
     assert [tried.way for tried in outcome.passed] == [B]
     assert outcome.tried[1].excluded == "half of it runs on the CPU"
-    slow = Arena({A: Runner(5.0), B: Runner(1.0)}, Rules(10.0, 1024 * MB, max_p95_ms=2.0))
+    slow = Arena({str(A): Runner(5.0), str(B): Runner(1.0)}, Rules(10.0, 1024 * MB, max_p95_ms=2.0))
     assert "p95 is 5 ms, the pack demands 2 ms" in slow.hold().tried[1].excluded
 
 
 def test_a_machine_that_cannot_start_a_process_says_nothing_about_candidates() -> None:
-    arena = Arena({A: Runner(), B: Runner(fails=NoWorkerNow("too many processes"))})
+    arena = Arena({str(A): Runner(), str(B): Runner(fails=NoWorkerNow("too many processes"))})
     with pytest.raises(NoWorkerNow):
         arena.hold()
-    assert arena.runners[A].stopped
+    assert arena.runners[str(A)].stopped
 
 
 def test_nobody_passing_leaves_the_reasons() -> None:
-    outcome = Arena({A: Runner(fails=SelfTestFailed("wrong"))}).hold()
+    outcome = Arena({str(A): Runner(fails=SelfTestFailed("wrong"))}).hold()
     assert outcome.passed == ()
     assert [str(failure) for failure in outcome.failures] == ["wrong"]
