@@ -7,22 +7,22 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import partial
 
 from agent.control import events as e
+from agent.control.contest import Contest, Rules
 from agent.control.rollouts import same_target
 from agent.control.selection import select
 from agent.control.state import DeviceState, SlotState, choice_for
 from agent.daemon.bus import Bus
-from agent.daemon.contest import Conditions, Contest, Rules, because
 from agent.daemon.fetch import Fetcher
 from agent.daemon.lane import DeadLetter, Effects, Lane
 from agent.daemon.meters import SlotMeters
 from agent.daemon.reconciler import failure_of
+from agent.daemon.runner import Conditions, ProbeRunner
 from agent.daemon.serving import Hooks, Plan, SlotServer
-from agent.daemon.supervisor import Probe, Supervisor
+from agent.daemon.supervisor import Supervisor
 from agent.documents import codec
-from agent.documents.choice import Choice, Way
+from agent.documents.choice import Way
 from agent.documents.deployment import Slot
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest
 from agent.documents.report import Failure, Progress
@@ -35,7 +35,7 @@ from agent.errors import (
     Unsigned,
 )
 from agent.store.packs import PackStore
-from agent.wire.worker import Load, Probed
+from agent.wire.worker import Load
 
 log = logging.getLogger(__name__)
 
@@ -118,14 +118,8 @@ class Acts:
         contest = Contest(
             [candidate.way for candidate in selection.candidates],
             lambda way: self._probe(action, manifest, way),
-            Rules(
-                MEASURE_S,
-                MEASURE_MEMORY_BYTES,
-                partial(_objection, manifest),
-                manifest.limits.max_p95_ms,
-            ),
-            clock=asyncio.get_running_loop().time,
-            watch=self.conditions,
+            Rules(MEASURE_S, MEASURE_MEMORY_BYTES, manifest.limits),
+            asyncio.get_running_loop().time,
         )
         outcome = await contest.hold()
         if not outcome.passed:
@@ -133,17 +127,15 @@ class Acts:
             if len(outcome.failures) == len(reasons) == 1:
                 raise outcome.failures[0]
             raise _none_runs(outcome.failures, reasons)
-        best = outcome.passed[0]
-        log.info("slot=%s runs %s: %s", action.slot, best.way, because(outcome))
-        choice = Choice(
-            best.way, outcome.tried, because=because(outcome), left_out=selection.refused
-        )
+        choice = outcome.choice(selection.refused, key="")
+        log.info("slot=%s runs %s: %s", action.slot, choice.way, choice.because)
         return e.Qualified(action.slot, action.rollout, choice)
 
-    async def _probe(self, action: e.Qualify, manifest: Manifest, way: Way) -> Probe:
+    async def _probe(self, action: e.Qualify, manifest: Manifest, way: Way) -> ProbeRunner:
         plan = self._plan_of(action.slot, action.target, manifest, way, probe=True)
         deadline_s = self.settings.limits.probe_deadline_s
-        return await self.supervisor.probe(plan.way.runtime, plan.load, deadline_s)
+        probe = await self.supervisor.probe(way.runtime, plan.load, deadline_s)
+        return ProbeRunner(probe, self.conditions)
 
     async def switch(self, action: e.Switch) -> e.Switched:
         await self._take_over(action.slot, action.target, on_probation=True)
@@ -330,19 +322,6 @@ def _filters(entry: SlotState) -> set[str]:
     known += [rollout.target] if rollout is not None else []
     known += [outcome.target] if outcome is not None else []
     return {slot.input.topic for slot in known if slot is not None}
-
-
-def _objection(manifest: Manifest, way: Way, probed: Probed) -> str:
-    """What the pack's own demands have against a candidate that works; nothing: they are met."""
-    limits, placement = manifest.limits, probed.ready.placement
-    share = placement.operators
-    if limits.min_coverage is not None and share is not None and share < limits.min_coverage:
-        why = f": {placement.why}" if placement.why else ""
-        return (
-            f"{share:.0%} of its operators run on {placement.wanted}, the pack demands "
-            f"{limits.min_coverage:.0%}{why}"
-        )
-    return ""
 
 
 def _none_runs(failures: Sequence[AgentError], reasons: list[str]) -> AgentError:

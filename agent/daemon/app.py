@@ -24,7 +24,6 @@ from agent.control import events as e
 from agent.control.state import DeviceState, choice_for, packs_needed
 from agent.daemon.acts import Acts
 from agent.daemon.bus import RECEIVE_MAXIMUM, Bus
-from agent.daemon.contest import Conditions
 from agent.daemon.disk import Disk
 from agent.daemon.fetch import Fetcher
 from agent.daemon.lane import Lane
@@ -33,6 +32,7 @@ from agent.daemon.logs import start_logging
 from agent.daemon.outbox import Outbox
 from agent.daemon.reconciler import Observers, Reconciler, failure_of
 from agent.daemon.reporter import Reporter
+from agent.daemon.runner import Conditions
 from agent.daemon.serving import Hooks
 from agent.daemon.supervisor import StartTemplate, Supervisor
 from agent.daemon.systemd import Notifier

@@ -166,13 +166,16 @@ class SlotServer:
         self._switching = True
         self._cancel_restart()
         self._cancel_return()
-        await self._drain()
-        if self._overdue is not None:
-            self._overdue.cancel()
-        worker, self.worker = self.worker, None
-        if worker is not None:
-            worker.stop()
-        self.lane.give_up(for_good=for_good)
+        try:
+            await self._drain()
+        finally:
+            # Also where nobody waits any longer: the end of a worker that we end is no death.
+            if self._overdue is not None:
+                self._overdue.cancel()
+            worker, self.worker = self.worker, None
+            if worker is not None:
+                worker.stop()
+            self.lane.give_up(for_good=for_good)
 
     # -- the worker -----------------------------------------------------------------------------
 

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from dataclasses import dataclass, field
-from typing import cast
 
 import pytest
 
-from agent.daemon.contest import Conditions, Contest, Outcome, Rules, because
-from agent.daemon.supervisor import NoWorkerNow, Probe
+from agent.control.choice import BLOCKS_A_ROUND, Round
+from agent.control.contest import Contest, Outcome, Proven, Rules
 from agent.documents.choice import Way
+from agent.documents.manifest import Limits
 from agent.documents.report import Placement
-from agent.errors import AgentError, RuntimeUnavailable, SelfTestFailed, WorkerExited
-from agent.wire.worker import Measure, Measured, Probed, Ready
+from agent.errors import AgentError, LinkError, RuntimeUnavailable, SelfTestFailed, WorkerExited
 
 MB = 1 << 20
 
@@ -34,16 +33,19 @@ class Runner:
     stopped: int = 0
     measured: int = 0
 
-    @property
-    def probed(self) -> Probed:
-        ready = Ready("r", "1", Placement("CPU", "CPU", 1.0), "v")
-        return Probed(ready, 1, 0.0, self.ms, 2 * self.ms, self.memory_mb * MB)
+    # Share of operators on what they were to run on.
+    share: float = 1.0
 
-    async def measure(self, asked: Measure, deadline_s: float) -> Measured:
+    @property
+    def proven(self) -> Proven:
+        placement = Placement("NPU", "NPU", self.share, why="no kernel for Sort")
+        return Proven(placement, 2 * self.ms, self.memory_mb * MB, 0.0)
+
+    async def measure(self) -> Round:
         self.measured += 1
         if self.measured == self.dies_at:
             raise WorkerExited("signal 11, SIGSEGV")
-        return Measured((self.ms,) * asked.blocks, self.ms, self.memory_mb * MB)
+        return Round((self.ms,) * BLOCKS_A_ROUND, self.ms)
 
     def stop(self) -> None:
         self.stopped += 1
@@ -55,23 +57,18 @@ class Arena:
     rules: Rules = field(default_factory=lambda: Rules(10.0, 1024 * MB))
     begun: list[Way] = field(default_factory=list)
 
-    async def begin(self, way: Way) -> Probe:
+    async def begin(self, way: Way) -> Runner:
         self.begun.append(way)
         runner = self.runners[str(way)]
         if runner.fails is not None:
             raise runner.fails
-        return cast(Probe, runner)
+        return runner
 
     def hold(self) -> Outcome:
         async def story() -> Outcome:
-            contest = Contest(
-                [WAYS[name] for name in self.runners],
-                self.begin,
-                self.rules,
-                clock=asyncio.get_running_loop().time,
-                watch=Conditions,
-            )
-            return await contest.hold()
+            ways = [WAYS[name] for name in self.runners]
+            clock = asyncio.get_running_loop().time
+            return await Contest(ways, self.begin, self.rules, clock).hold()
 
         return asyncio.run(story())
 
@@ -81,7 +78,7 @@ def test_the_fastest_is_chosen_and_every_process_is_ended() -> None:
     outcome = arena.hold()
     assert [tried.way for tried in outcome.passed] == [B, C, A]
     assert outcome.passed[0].median_ms == 1.0
-    assert because(outcome) == f"1 ms a run, 2 times as fast as {C}"
+    assert outcome.because == f"1 ms a run, 2 times as fast as {C}"
     assert all(runner.stopped for runner in arena.runners.values())
 
 
@@ -90,7 +87,7 @@ def test_one_that_fails_its_self_test_is_out_however_fast_it_is() -> None:
     outcome = arena.hold()
     assert [tried.way for tried in outcome.passed] == [B]
     assert outcome.tried[1].excluded == "it answers 2"
-    assert because(outcome) == "it is the only way that works here"
+    assert outcome.because == "the only way that works here: 1 ms a run"
 
 
 def test_an_absent_runtime_is_looked_for_once() -> None:
@@ -117,20 +114,20 @@ def test_where_memory_is_short_each_is_started_anew_for_its_turn() -> None:
 
 
 def test_what_the_pack_demands_speaks_against_a_candidate() -> None:
-    def objection(way: Way, probed: Probed) -> str:
-        return "half of it runs on the CPU" if way == A else ""
-
-    arena = Arena({str(A): Runner(0.5), str(B): Runner(1.0)}, Rules(10.0, 1024 * MB, objection))
-    outcome = arena.hold()
+    demands = Rules(10.0, 1024 * MB, Limits(min_coverage=0.9))
+    outcome = Arena({str(A): Runner(0.5, share=0.5), str(B): Runner(1.0)}, demands).hold()
     assert [tried.way for tried in outcome.passed] == [B]
-    assert outcome.tried[1].excluded == "half of it runs on the CPU"
-    slow = Arena({str(A): Runner(5.0), str(B): Runner(1.0)}, Rules(10.0, 1024 * MB, max_p95_ms=2.0))
-    assert "p95 is 5 ms, the pack demands 2 ms" in slow.hold().tried[1].excluded
+    assert outcome.tried[1].excluded == (
+        "50% of its operators run on NPU, the pack demands 90%: no kernel for Sort"
+    )
+    demands = Rules(10.0, 1024 * MB, Limits(max_p95_ms=2.0))
+    slow = Arena({str(A): Runner(5.0), str(B): Runner(1.0)}, demands).hold()
+    assert slow.tried[1].excluded == "p95 is 5 ms, the pack demands 2 ms"
 
 
 def test_a_machine_that_cannot_start_a_process_says_nothing_about_candidates() -> None:
-    arena = Arena({str(A): Runner(), str(B): Runner(fails=NoWorkerNow("too many processes"))})
-    with pytest.raises(NoWorkerNow):
+    arena = Arena({str(A): Runner(), str(B): Runner(fails=LinkError("too many processes"))})
+    with pytest.raises(LinkError):
         arena.hold()
     assert arena.runners[str(A)].stopped
 
