@@ -210,6 +210,17 @@ class Acts:
         await server.stop(for_good=True)
         await server.bus.stop()
 
+    def is_spare(self, runtime: str) -> bool:
+        """Whether a slot would be run on this runtime at once, were its accelerator to fail."""
+        plans = (server.plan for server in self.servers.values())
+        return any(
+            plan is not None
+            and plan.way.accelerated
+            and plan.spare is not None
+            and plan.spare.way.runtime == runtime
+            for plan in plans
+        )
+
     # -- serving --------------------------------------------------------------------------------
 
     async def serve_what_served(self) -> None:

@@ -175,6 +175,7 @@ class Daemon:
             conditions=Conditions,
             unservable=lambda slot, failure: self.reconciler.feed(e.Unservable(slot, failure)),
         )
+        self.supervisor.is_spare = self.acts.is_spare
         self.reconciler = Reconciler(
             self.disk.load_state(),
             self.disk.state_file.save,

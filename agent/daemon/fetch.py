@@ -9,7 +9,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -33,6 +33,8 @@ log = logging.getLogger(__name__)
 
 # Told (bytes here, bytes of the whole pack) after each piece.
 OnProgress = Callable[[int, int], None]
+# Pack and manifest → names of files.
+LeavesOut = Callable[[str, Manifest], Awaitable[Collection[str]]]
 # Name of a file → its digest and size in bytes.
 PackFiles = dict[str, tuple[str, int]]
 
@@ -64,6 +66,7 @@ class Fetcher:
         subscribe: Subscribe,
         unsubscribe: Unsubscribe,
         roots: Callable[[], Collection[str] | None],
+        leaves_out: LeavesOut | None = None,
         now: Callable[[], float] = time.monotonic,
         silence_s: float = SILENCE_S,
     ) -> None:
@@ -74,11 +77,14 @@ class Fetcher:
             unsubscribe: Takes filters back.
             roots: Ids of the packs that must stay when room is made for another; None where
                 nobody knows, so that all must stay.
+            leaves_out: Says which files of a pack this device has no use for, before any of them is
+                fetched; raises where it has use for none. None: it needs all.
             now: Monotonic seconds.
             silence_s: How long a source may say nothing before it counts as gone.
         """
         self._store = store
         self._roots = roots
+        self._leaves_out = leaves_out
         self._exchange = BlockExchange(
             prefix_of(settings),
             publish=publish,
@@ -175,7 +181,7 @@ class Fetcher:
             opened = self._open(pack, source)
             try:
                 manifest, fresh = await self._manifest(pack, opened)
-                running.files = files_of(pack, manifest)
+                running.files = await self._files_for(pack, manifest)
                 await self._files(pack, opened, running, reserve=fresh)
                 try:
                     await in_thread(self._store.install, pack, manifest, running.files)
@@ -186,6 +192,21 @@ class Fetcher:
                     await in_thread(self._store.install, pack, manifest, running.files)
             finally:
                 await opened.close()
+
+    async def _files_for(self, pack: str, data: bytes) -> PackFiles:
+        """The files that this device needs of a pack.
+
+        Raises:
+            ModelRejected: No variant of it can run here, whatever its files hold.
+        """
+        manifest = manifest_of(pack, data)
+        out = await self._leaves_out(pack, manifest) if self._leaves_out is not None else ()
+        return {
+            name: (file.digest, file.size)
+            for name, file in manifest.files.items()
+            # What is here already may be what another slot runs.
+            if name not in out or self._store.has_blob(file.digest)
+        }
 
     def _open(self, pack: str, source: str) -> Source:
         scheme = source.partition(":")[0].lower()
@@ -265,8 +286,8 @@ def _shifted(progress: OnProgress, before: int, total: int, here: int) -> None:
     progress(before + here, total)
 
 
-def files_of(pack: str, manifest: bytes) -> PackFiles:
-    """Read what a manifest lists.
+def manifest_of(pack: str, manifest: bytes) -> Manifest:
+    """Read a manifest.
 
     Raises:
         DocumentError: It is no manifest.
@@ -274,6 +295,5 @@ def files_of(pack: str, manifest: bytes) -> PackFiles:
     """
     name = f"manifest of pack {pack}"
     decoded = codec.decode(manifest, Manifest, name=name, max_bytes=MAX_MANIFEST_BYTES)
-    files = decoded.value.files
-    check_names(files)
-    return {name: (file.digest, file.size) for name, file in files.items()}
+    check_names(decoded.value.files)
+    return decoded.value

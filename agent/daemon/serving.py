@@ -189,6 +189,8 @@ class SlotServer:
         if worker.ready is not None and not worker.ready.replayable:
             self.lane.meters.state_lost += 1
         log.info("slot=%s pack=%s worker=%s serving", self.lane.name, self._pack()[:19], worker.pid)
+        if self.plan is not None and self.plan.way.accelerated and self.plan.spare is not None:
+            self._supervisor.prepare(self.plan.spare.way.runtime)
         self.lane.worker_ready(self._loop.time())
         self._hooks.worker_ready(self.lane.name)
 

@@ -224,6 +224,8 @@ class Supervisor:
     ) -> None:
         self._start_template = start_template
         self._idle_s = idle_s
+        # Whether a runtime may be needed at any moment, though no worker of it runs now.
+        self.is_spare: Callable[[str], bool] = lambda runtime: False
         self._templates: dict[str, asyncio.Future[_Template]] = {}
         self._next = 1
 
@@ -305,7 +307,8 @@ class Supervisor:
 
     async def _open_template(self, runtime: str) -> _Template:
         try:
-            template = _Template(self._start_template(runtime), self._idle_s)
+            process = self._start_template(runtime)
+            template = _Template(process, self._idle_s, lambda: self.is_spare(runtime))
         except OSError as error:
             raise _no_worker(f"the {runtime} template", error) from None
         try:
@@ -331,8 +334,11 @@ class Supervisor:
 class _Template:
     """A running template process and the workers forked from it."""
 
-    def __init__(self, process: TemplateProcess, idle_s: float) -> None:
+    def __init__(
+        self, process: TemplateProcess, idle_s: float, is_spare: Callable[[], bool]
+    ) -> None:
         self.process = process
+        self._is_spare = is_spare
         self.closed = False
         self.workers: dict[int, Worker] = {}
         self._loop = asyncio.get_running_loop()
@@ -389,6 +395,9 @@ class _Template:
             self._idle = self._loop.call_later(self._idle_s, self._end_idle)
 
     def _end_idle(self) -> None:
+        if self._is_spare():
+            self._be_idle()
+            return
         log.info("template pid=%s ends: no slot needs it", self.process.pid)
         self.close()
 
