@@ -3,7 +3,7 @@
 #   make PYTHON=python3.12 test   another interpreter than the first Python >= 3.10 found
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fix bench build schemas clean
+.PHONY: help demo test check fix bench campaign-models build schemas clean
 MAKEFLAGS += --no-print-directory
 
 ARGS ?=
@@ -16,7 +16,7 @@ step = printf '==> %s\n' "$(1)" && $(2)
 prepare = sh requirements/prepare.sh
 
 help:  ## Show this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-15s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo:  ## See it work: broker, sensors, models, failures, in under three minutes
 	@$(prepare) demo
@@ -43,6 +43,10 @@ fix:  ## Format, and mend what can be mended by machine
 bench:  ## Measure the agent beside the script one would write by hand
 	@$(prepare) bench
 	@$(BIN)/python -m bench $(ARGS)
+
+campaign-models:  ## Bring thousands of damaged model files to a device (docs/robustness.md)
+	@$(prepare) dev
+	@$(BIN)/python -m tests.campaign $(ARGS)
 
 build:  ## Build wheel, source distribution and the bundle for devices into dist/
 	@$(prepare) dev
