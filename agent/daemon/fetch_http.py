@@ -9,8 +9,11 @@ from __future__ import annotations
 import os
 import random
 import re
+import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from http import HTTPStatus
@@ -32,6 +35,9 @@ BACKOFF_FIRST_S, BACKOFF_LAST_S = 1.0, 30.0
 RETRY_AFTER_MAX_S = 3600.0
 # A server that sends less than this is treated as one that sends nothing.
 SLOW_BYTES_PER_S, SLOW_WINDOW_S = 1024, 60.0
+# The longest for the head of an answer, or for one read of its body: a server can drag both on for
+# ever, with headers, `100 Continue` or trailers, and never be silent for long.
+STEP_S = 60.0
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _TRANSIENT = frozenset({408, 425, 429})
@@ -109,6 +115,8 @@ class HttpFiles:
         """
         url = self._url(name)
         offset, failures, restarted, validator = start, 0, False, ""
+        # What comes again from the beginning, and is cut again, is no progress.
+        furthest = start
         while True:
             try:
                 with _Answer(self._pools, url, offset, validator) as answer:
@@ -118,7 +126,8 @@ class HttpFiles:
                         self._bound(url, offset + len(data), size)
                         yield offset, data
                         offset += len(data)
-                        failures = 0
+                        if offset > furthest:
+                            furthest, failures = offset, 0
                 if size is None or offset == size:
                     return
                 raise _Interrupted(f"ended after {offset} of {size} bytes")
@@ -333,11 +342,31 @@ def _next_url(url: str, location: str) -> str:
 
 def _guarded(call: Callable[[], T]) -> T:
     try:
-        return call()
+        with _at_most(STEP_S):
+            return call()
     except ReadTimeoutError:
         raise _Interrupted(f"nothing came for {READ_S:g} s") from None
     except (HTTPError, OSError) as error:
         raise _Interrupted(_reason(error)) from None
+
+
+@contextmanager
+def _at_most(seconds: float) -> Iterator[None]:
+    """End what takes longer with a TimeoutError. Only a main thread, as here, can be ended so."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def late(*_: object) -> NoReturn:
+        raise TimeoutError(f"no end of it within {seconds:g} s")
+
+    handler = signal.signal(signal.SIGALRM, late)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
+    try:
+        yield
+    finally:
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, handler)
 
 
 def _reason(error: Exception) -> str:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import random
+import select
+import socket
+import threading
+from contextlib import suppress
 
 import pytest
 
@@ -258,6 +262,51 @@ def test_a_server_that_trickles_counts_as_cut(monkeypatch: pytest.MonkeyPatch) -
         received = b"".join(data for _, data in files.pieces("model.onnx", 0, SIZE))
     assert received == DATA
     assert len(source.asked) > 10
+
+
+def test_the_same_beginning_again_and_again_is_no_progress() -> None:
+    cut = Answer(body=DATA[:1000], headers={"Content-Length": str(SIZE)})
+    with HttpSource(lambda asked: cut) as source, pytest.raises(FetchError):
+        read(source)
+    assert len(source.asked) <= 5
+
+
+@pytest.mark.parametrize(
+    ("begins", "goes_on"),
+    [
+        (b"", b"HTTP/1.1 100 Continue\r\n\r\n"),
+        (b"HTTP/1.1 200 OK\r\nX: ", b"x"),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\n{}\r\n0\r\n", b"T: x\r\n"),
+    ],
+)
+def test_an_answer_that_never_ends_counts_as_cut(
+    begins: bytes, goes_on: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch_http, "STEP_S", 0.3)
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def drag(connection: socket.socket) -> None:
+        with connection, suppress(OSError):
+            connection.recv(65536)
+            connection.sendall(begins)
+            while True:
+                connection.sendall(goes_on)
+                select.select([], [], [], 0.005)
+
+    def serve() -> None:
+        with suppress(OSError):
+            while True:
+                threading.Thread(target=drag, args=server.accept()[:1], daemon=True).start()
+
+    threading.Thread(target=serve, daemon=True).start()
+    port = server.getsockname()[1]
+    files = HttpFiles(f"http://127.0.0.1:{port}", environment={}, clock=Waits().clock)
+    try:
+        with pytest.raises(FetchError, match=r"manifest\.json"):
+            list(files.pieces("manifest.json", 0, None))
+    finally:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
 
 
 def test_nobody_there_is_a_failure_worth_a_retry() -> None:
