@@ -284,7 +284,15 @@ class Reporter:
     def worker_died(self, slot: str, why: AgentError, pid: int) -> None:
         told = failure_of(why)
         message = f"{told.message} (pid {pid})"
-        self.event("worker_died", slot=slot, code=told.code, message=message, hint=told.hint)
+        server = self.servers.get(slot)
+        self.event(
+            "worker_died",
+            slot=slot,
+            pack=server.plan.spec.pack if server is not None and server.plan is not None else "",
+            code=told.code,
+            message=message,
+            hint=told.hint,
+        )
         self.changed()
 
     def dead_letter(self, letter: DeadLetter) -> None:

@@ -156,7 +156,7 @@ class Event(msgspec.Struct, frozen=True, omit_defaults=True):
         event: What happened (table below).
         slot: Where.
         deployment: Whose rollout ended.
-        pack: Which pack it was to bring.
+        pack: Which pack it was to bring, or the worker that died had.
         code: Why, as a code of docs/errors.md.
         message: Why, as a sentence.
         hint: What to do about it.

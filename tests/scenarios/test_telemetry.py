@@ -140,9 +140,11 @@ def check_latency(latency: dict[str, float]) -> None:
 def test_outcomes_deaths_and_dead_letters_are_told_as_they_happen(
     here: Running, packs: Packs
 ) -> None:
-    pid = here.device.slot("other")["worker_pid"]
+    served = here.device.slot("other")
+    pid = served["worker_pid"]
     os.kill(pid, signal.SIGKILL)
     death = here.event("worker_died", slot="other")
+    assert death["pack"] == served["pack"]
     assert death["code"] == "worker_exited"
     assert "signal 9" in death["message"]
     assert f"(pid {pid})" in death["message"]
