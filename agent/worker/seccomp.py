@@ -51,6 +51,13 @@ DENIED: dict[str, tuple[int, int | None]] = {
     "pidfd_open": (434, 434),
     "pidfd_getfd": (438, 438),
     "pidfd_send_signal": (424, 424),
+    "setpriority": (141, 140),
+    "ioprio_set": (251, 30),
+    "sched_setparam": (142, 118),
+    "sched_setscheduler": (144, 119),
+    "sched_setattr": (314, 274),
+    "migrate_pages": (256, 238),
+    "move_pages": (279, 239),
     # namespaces and mounts
     "unshare": (272, 97),
     "setns": (308, 268),
@@ -162,6 +169,9 @@ CONDITIONS = {
     "clone": Condition((56, 220), 0, JUMP_SET, _CLONE_THREAD, True),
     # Itself only: `abort` needs it.
     "tgkill": Condition((234, 131), 0, JUMP_EQUAL, None, True),
+    # Itself only, as 0: the daemon is of the same user, whose limits the kernel would let it set.
+    "prlimit64": Condition((302, 261), 0, JUMP_EQUAL, 0, True),
+    "sched_setaffinity": Condition((203, 122), 0, JUMP_EQUAL, 0, True),
 }
 
 

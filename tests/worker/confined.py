@@ -8,6 +8,7 @@ from __future__ import annotations
 import ctypes
 import json
 import os
+import resource
 import socket
 import sys
 import threading
@@ -44,6 +45,14 @@ def attempts(port: int, file: Path, unix: str) -> dict[str, Callable[[], object]
         "chmod": lambda: file.chmod(0o777),
         "symlink": lambda: (file.parent / "link").symlink_to(file),
         "kill": lambda: os.kill(os.getppid(), 0),
+        "limits of the parent": lambda: resource.prlimit(os.getppid(), resource.RLIMIT_NOFILE),
+        "priority of the parent": lambda: os.setpriority(os.PRIO_PROCESS, os.getppid(), 1),
+        "processors of the parent": lambda: os.sched_setaffinity(
+            os.getppid(), os.sched_getaffinity(0)
+        ),
+        "scheduling of the parent": lambda: os.sched_setscheduler(
+            os.getppid(), os.SCHED_OTHER, os.sched_param(0)
+        ),
         "ptrace": lambda: call("ptrace", 16, os.getppid(), None, None),
         "memfd": lambda: os.memfd_create("x"),
         "unshare": lambda: call("unshare", 0x00020000),

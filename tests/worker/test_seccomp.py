@@ -103,6 +103,14 @@ def test_a_signal_goes_to_the_process_itself_only(machine: str) -> None:
     assert decide(machine, tgkill, PID + 1, PID + 1, 6) == EPERM
 
 
+@pytest.mark.parametrize("call", ["prlimit64", "sched_setaffinity"])
+def test_limits_and_processors_are_those_of_the_process_itself(machine: str, call: str) -> None:
+    numbered = number(machine, call)
+    assert numbered is not None
+    assert decide(machine, numbered, 0) == ALLOW
+    assert decide(machine, numbered, PID + 1) == EPERM
+
+
 def test_calls_of_another_architecture_fail(machine: str) -> None:
     assert decide(machine, 0, audit=0x40000003) == EPERM
 
