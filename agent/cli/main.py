@@ -31,10 +31,12 @@ COMMANDS: Mapping[str, Entry] = {
     "pack": Entry("agent.cli.author", "pack", "Make a pack from a model file."),
     "inspect": Entry("agent.cli.author", "inspect", "Show what is in a pack."),
     "predict": Entry("agent.cli.author", "predict", "Run a pack once, with no broker."),
+    "plan": Entry("agent.cli.plan", "plan", "Say whether a pack will run on a device, and why."),
     "deploy": Entry("agent.cli.deploy", "deploy", "Give a pack to a device and wait for it."),
     "status": Entry("agent.cli.operate", "status", "Show what a device serves."),
     "rollback": Entry("agent.cli.operate", "rollback", "Let a slot serve its previous pack again."),
     "logs": Entry("agent.cli.operate", "logs", "Show the agent's log on this device."),
+    "detect": Entry("agent.cli.detect", "detect", "Say what this device is, and what works on it."),
 }
 
 # Module that is missing → the extra that brings it.
