@@ -3,11 +3,12 @@ measured in turn with the others. Whoever holds it brings the processes."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from agent.control.choice import Decision, Round, Trial, decide, figures, next_round
+from agent.control.choice import Decision, Figures, Round, Trial, decide, figures, next_round
 from agent.documents.choice import Choice, Tried, Way
 from agent.documents.manifest import Limits
 from agent.documents.report import Placement
@@ -50,11 +51,14 @@ class Rules:
         memory_bytes: What the candidates' processes may take together; above it each is started
             anew for its turn.
         demands: Of the pack.
+        deadline_ms: How long one message may take; a candidate whose runs take longer would be
+            ended again and again.
     """
 
     budget_s: float
     memory_bytes: int
     demands: Limits = field(default_factory=Limits)
+    deadline_ms: float = math.inf
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ class Contest:
                     await self._measure(place)
         finally:
             self._stop_all()
-        self._hold_to_p95()
+        self._hold_to_limits()
         decision = decide(self._trials)
         out = [place for place in range(len(self._ways)) if place not in decision.order]
         return Outcome(
@@ -185,14 +189,18 @@ class Contest:
             runner.stop()
         self._alive.clear()
 
-    def _hold_to_p95(self) -> None:
-        limit_ms = self._rules.demands.max_p95_ms
-        if limit_ms is None:
-            return
+    def _hold_to_limits(self) -> None:
         for place, trial in enumerate(self._trials):
-            if trial.rounds and not trial.excluded and figures(trial).p95_ms > limit_ms:
-                why = f"p95 is {figures(trial).p95_ms:.3g} ms, the pack demands {limit_ms:g} ms"
-                self._trials[place] = trial.out(why)
+            if trial.rounds and not trial.excluded:
+                self._trials[place] = trial.out(self._too_slow(figures(trial)))
+
+    def _too_slow(self, found: Figures) -> str:
+        limit_ms, deadline_ms = self._rules.demands.max_p95_ms, self._rules.deadline_ms
+        if limit_ms is not None and found.p95_ms > limit_ms:
+            return f"p95 is {found.p95_ms:.3g} ms, the pack demands {limit_ms:g} ms"
+        if found.median_ms > deadline_ms:
+            return f"a run takes {found.median_ms:.3g} ms, a message may take {deadline_ms:g} ms"
+        return ""
 
     def _row(self, place: int, decision: Decision) -> Tried:
         way, trial, proven = self._ways[place], self._trials[place], self._proven[place]

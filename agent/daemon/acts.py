@@ -118,7 +118,9 @@ class Acts:
         contest = Contest(
             [candidate.way for candidate in selection.candidates],
             lambda way: self._probe(action, manifest, way),
-            Rules(MEASURE_S, MEASURE_MEMORY_BYTES, manifest.limits),
+            Rules(
+                MEASURE_S, MEASURE_MEMORY_BYTES, manifest.limits, 1000 * self._deadline_s(manifest)
+            ),
             asyncio.get_running_loop().time,
         )
         outcome = await contest.hold()
@@ -271,6 +273,12 @@ class Acts:
         )
         return SlotServer(self.bus(lane), self.supervisor, self.hooks)
 
+    def _deadline_s(self, manifest: Manifest) -> float:
+        """How long one message may take."""
+        own_ms = manifest.limits.deadline_ms
+        most_s = self.settings.limits.worker_deadline_s
+        return most_s if own_ms is None else min(most_s, own_ms / 1000)
+
     def _manifest(self, pack: str) -> Manifest:
         data = self.store.manifest(pack)
         if data is None:
@@ -306,9 +314,7 @@ class Acts:
     ) -> Plan:
         limits = self.settings.limits
         memory_mb = min(limits.worker_memory_mb, manifest.limits.memory_mb or 1 << 30)
-        deadline_s = limits.worker_deadline_s
-        if manifest.limits.deadline_ms is not None:
-            deadline_s = min(deadline_s, manifest.limits.deadline_ms / 1000)
+        deadline_s = self._deadline_s(manifest)
         load = Load(
             directory=str(self.store.directory(target.pack)),
             pack=target.pack,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import dataclasses
 import hashlib
 import logging
 import os
@@ -44,7 +45,7 @@ from agent.documents.settings import Connection, Settings, prefix_of, shared_pre
 from agent.errors import AgentError, DocumentError, LinkError, StoreCorrupt, StoreError, UsageError
 from agent.links.dialing import TlsFiles
 from agent.links.local import socket_path
-from agent.links.mqtt import LinkOptions, LinkState, MqttLink, end_session
+from agent.links.mqtt import Backoff, LinkOptions, LinkState, MqttLink, end_session
 from agent.links.template import start_template
 from agent.store.files import Files
 from agent.store.lock import lock_state_dir
@@ -56,6 +57,9 @@ from agent.wire.topic_rules import check_topics
 
 log = logging.getLogger(__name__)
 
+# The longest wait between attempts: a broker nearby that keeps no sessions loses what sensors send
+# meanwhile.
+BUS_RETRY_S = 15.0
 STALL_LOOK_EVERY_S = 1.0
 SESSION_EXPIRY_S = 7 * 86_400
 SAVED_WITHIN_S = 5.0
@@ -108,7 +112,8 @@ class Daemon:
 
     def _bus_options(self, slot: str) -> LinkOptions:
         connection = self.settings.bus or self.settings.link
-        return self._options(connection, f"bus of {slot}", suffix=f"-bus-{slot}")
+        options = self._options(connection, f"bus of {slot}", suffix=f"-bus-{slot}")
+        return dataclasses.replace(options, backoff=Backoff(cap_s=BUS_RETRY_S))
 
     def _bus(self, lane: Lane) -> Bus:
         """Each slot has a connection of its own: sensors that wait for one slot's worker fill a

@@ -125,6 +125,12 @@ def test_what_the_pack_demands_speaks_against_a_candidate() -> None:
     assert slow.tried[1].excluded == "p95 is 5 ms, the pack demands 2 ms"
 
 
+def test_one_that_could_never_meet_the_deadline_of_a_message_is_out() -> None:
+    rules = Rules(10.0, 1024 * MB, deadline_ms=4.0)
+    outcome = Arena({str(A): Runner(5.0), str(B): Runner(1.0)}, rules).hold()
+    assert outcome.tried[1].excluded == "a run takes 5 ms, a message may take 4 ms"
+
+
 def test_a_machine_that_cannot_start_a_process_says_nothing_about_candidates() -> None:
     arena = Arena({str(A): Runner(), str(B): Runner(fails=LinkError("too many processes"))})
     with pytest.raises(LinkError):
