@@ -12,6 +12,7 @@ ROLLED_BACK = 4
 TIMED_OUT = 5
 LINK = 6
 BAD_PACK = 7
+WILL_NOT_RUN = 8
 INTERRUPTED = 130
 
 MEANINGS: Mapping[int, str] = {
@@ -23,6 +24,7 @@ MEANINGS: Mapping[int, str] = {
     TIMED_OUT: "no verdict or no answer in time",
     LINK: "no connection to the broker or to the agent",
     BAD_PACK: "the pack or the model file is not good",
+    WILL_NOT_RUN: "nothing of the pack runs on that device",
     INTERRUPTED: "ended by Ctrl-C",
 }
 

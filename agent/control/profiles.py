@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
+from msgspec.structs import replace
+
 from agent.control.versions import at_least, older
 from agent.documents.device import Accelerator, Device
 from agent.documents.profile import Condition, Fault, Match, Preference, Profile, ProfileLimits
@@ -106,6 +108,19 @@ def concerning(profiles: Iterable[Profile], device: Device) -> tuple[Fault, ...]
     """Return the known faults that concern a device, each once."""
     faults = (fault for profile in profiles for fault in profile.faults)
     return tuple({fault.id: fault for fault in faults if holds(fault.when, device)}.values())
+
+
+def typical_of(board: Profile, addons: Iterable[Profile] = ()) -> Device | None:
+    """Return a device as it usually comes, with add-ons; None: the board's profile knows none."""
+    if board.typical is None:
+        return None
+    parts = [board.typical, *(one.typical for one in addons if one.typical)]
+    runtimes = {found.name: found for part in reversed(parts) for found in part.runtimes}
+    return replace(
+        board.typical,
+        accelerators=tuple(found for part in parts for found in part.accelerators),
+        runtimes=tuple(runtimes.values()),
+    )
 
 
 # How a match is decided.
