@@ -49,6 +49,8 @@ class Connection(Protocol):
 
     def forget(self, message: Message) -> None: ...
 
+    def reconnect(self) -> None: ...
+
     async def run(self) -> None: ...
 
     async def stop(self) -> None: ...
@@ -120,6 +122,7 @@ class Bus:
         effects.forget = self._forget
         effects.congested = lambda: bool(self._waiting)
         effects.hold, effects.release = self._link.hold, self._link.release
+        effects.ask_again = self._link.reconnect
 
     # -- the connection -------------------------------------------------------------------------
 
@@ -202,9 +205,11 @@ class Bus:
         self.lane.too_large(message.topic, message.size_bytes)
 
     def look_for_stall(self) -> None:
-        """Give a broker room that may be waiting for it; call this every second or so."""
+        """Give a broker room that may be waiting for it, or ask for what was left to it; call this
+        every second or so."""
         if self.lane.budget.gives_room(self._clock()):
             self.lane.acknowledge_oldest_held()
+        self.lane.ask_again_if_idle()
 
     def _acknowledge(self, message: Inbound) -> None:
         if message.qos:

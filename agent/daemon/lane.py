@@ -33,6 +33,9 @@ HELD_OVERHEAD_BYTES = 448
 # Payloads that are with the worker at a time, however few messages they are: while it is slow, each
 # is here twice, as the bus delivered it and as the socket has not taken it yet.
 MAX_IN_FLIGHT_BYTES = 4 * 1024 * 1024
+# Payloads that wait: a broker counts messages and not bytes, and some count beyond what they were
+# told.
+MAX_WAITING_BYTES = 16 * 1024 * 1024
 
 
 class Inbound(Protocol):
@@ -129,6 +132,8 @@ class Effects:
     send: Callable[[bytes], None] = _nothing
     # The worker gave an answer that its manifest does not allow: replace it.
     replace_worker: Callable[[AgentError], None] = _nothing
+    # Have the bus deliver again what was forgotten.
+    ask_again: Callable[[], None] = _nothing
     # There is room for a waiting message: call `flush` soon, once for many calls.
     flush_soon: Callable[[], None] = _nothing
 
@@ -159,6 +164,9 @@ class Lane:
     _next: int = 1
     _held_bytes: int = 0
     _in_flight_bytes: int = 0
+    _waiting_bytes: int = 0
+    # What comes at QoS 1 is left to the broker, until what is here has been dealt with.
+    _deferring: bool = False
     # Messages of open windows that this worker was given again, and has not answered.
     _replayed: set[int] = field(default_factory=set)
     # The message whose answer is why the worker is being replaced.
@@ -186,8 +194,26 @@ class Lane:
             self.meters.dropped += 1
             if self.spec.input.drop == "drop_newest" or not self._drop_oldest():
                 return
+        if message.qos and self._defers():
+            self.effects.forget(message)
+            return
         self.waiting.append(Pending(self._next, message, topic.encode(), output, now))
+        self._waiting_bytes += len(message.payload)
         self._next += 1
+
+    def _defers(self) -> bool:
+        """Whether a message at QoS 1 is left to the broker: too much waits, or others that came
+        before it were left there too."""
+        if self._waiting_bytes > MAX_WAITING_BYTES:
+            self._deferring = True
+        return self._deferring
+
+    def ask_again_if_idle(self) -> None:
+        """Have what was left to the broker delivered again, once there is room; call this every
+        second or so."""
+        if self._deferring and not (self.waiting or self.in_flight or self.handing_over):
+            self._deferring = False
+            self.effects.ask_again()
 
     def too_large(self, topic: str, size_bytes: int) -> None:
         """Set aside a message that the connection threw away unread."""
@@ -207,12 +233,14 @@ class Lane:
     def _is_full(self) -> bool:
         # As many may wait as may be in flight; one read can bring both.
         busy = len(self.in_flight) + self.handing_over
-        return len(self.waiting) + busy >= 2 * self.spec.input.max_in_flight
+        many = len(self.waiting) + busy >= 2 * self.spec.input.max_in_flight
+        return many or self._waiting_bytes > MAX_WAITING_BYTES
 
     def _drop_oldest(self) -> bool:
         for pending in self.waiting:
             if pending.message.qos == 0:
                 self.waiting.remove(pending)
+                self._waiting_bytes -= len(pending.message.payload)
                 return True
         return False
 
@@ -224,7 +252,9 @@ class Lane:
         while self.waiting and len(self.in_flight) + self.handing_over < limit:
             if self.in_flight and (self.careful or self._in_flight_bytes >= MAX_IN_FLIGHT_BYTES):
                 break
-            self._send(self.waiting.popleft(), now)
+            pending = self.waiting.popleft()
+            self._waiting_bytes -= len(pending.message.payload)
+            self._send(pending, now)
         self._write()
 
     def _send(self, pending: Pending, now: float) -> None:
@@ -430,6 +460,7 @@ class Lane:
             else:
                 self.meters.retried += 1
                 self.waiting.appendleft(pending)
+                self._waiting_bytes += len(pending.message.payload)
                 self.careful = max(self.careful, len(suspects))
 
     def _bad_output(self, pending: Pending, released: Iterable[int], detail: bytes) -> None:
@@ -495,6 +526,7 @@ class Lane:
             else:
                 self.effects.forget(pending.message)
         self.waiting.clear()
+        self._waiting_bytes = 0
         self.in_flight.clear()
         self._in_flight_bytes = 0
         self.held.clear()

@@ -125,6 +125,7 @@ class MqttLink:
         self._refused = False
         self._flooded = False
         self._again_now = False
+        self._wants_anew = False
         self._connected_at: float | None = None
         self._short_lived = 0
         self._written = 0
@@ -224,6 +225,13 @@ class MqttLink:
         self._session.unsubscribe(filters)
         self._flush_soon()
 
+    def reconnect(self) -> None:
+        """Connect anew, at once: the broker then repeats what was forgotten."""
+        if self._pipe is not None and self._session.state is State.CONNECTED:
+            self._wants_anew = True
+            self._dispatch(self._session.disconnect())
+            self._flush()
+
     async def run(self) -> None:
         """Keep the connection up until `stop`."""
         self._loop = asyncio.get_running_loop()
@@ -233,12 +241,12 @@ class MqttLink:
             while not self._stopping.is_set():
                 self._enter("connecting")
                 self._flush()
-                self._refused = self._again_now = False
+                self._refused = self._again_now = self._wants_anew = False
                 self._connected_at = None
                 await self._attempt()
                 if self._stopping.is_set():
                     break
-                if self._again_now:
+                if self._again_now or self._wants_anew:
                     continue
                 if self._was_stable():
                     failures = 0

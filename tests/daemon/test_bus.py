@@ -74,6 +74,9 @@ class Wire:
     def forget(self, message: Any) -> None:
         self.forgotten.append(message.payload)
 
+    def reconnect(self) -> None:
+        self.asked.append(("reconnect", ()))
+
     async def run(self) -> None:
         pass
 

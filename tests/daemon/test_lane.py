@@ -50,6 +50,7 @@ class World:
     dead: list[DeadLetter] = field(default_factory=list)
     replaced: list[AgentError] = field(default_factory=list)
     wakes: list[None] = field(default_factory=list)
+    asked_again: int = 0
     slot: Slot = field(
         default_factory=lambda: Slot(
             pack="sha256:" + "a" * 64,
@@ -67,8 +68,12 @@ class World:
             dead_letter=self.dead.append,
             replace_worker=self.replaced.append,
             flush_soon=lambda: self.wakes.append(None),
+            ask_again=self._ask_again,
         )
         self.lane = Lane("vib", "d", self.slot, effects, SlotMeters(), reserved="edgeward/")
+
+    def _ask_again(self) -> None:
+        self.asked_again += 1
 
     def _send(self, data: bytes) -> None:
         for frame in frames.FrameReader().feed(data):
@@ -505,3 +510,41 @@ def _do(world: World, what: str, arrived: list[bytes]) -> None:
             world.die()
         else:
             world.answer(frames.PREDICTION if what == "answer" else frames.REJECTED)
+
+
+MEGABYTE = bytes(1 << 20)
+
+
+def test_above_a_number_of_bytes_messages_are_left_to_the_broker_and_asked_for_when_idle() -> None:
+    world = World()
+    for _ in range(40):
+        world.arrive(MEGABYTE)
+    waiting = len(world.lane.waiting)
+    assert waiting <= 17
+    assert len(world.forgotten) == 40 - waiting
+    # In order: what comes after one that was left is left too, however small.
+    world.arrive(b"small")
+    assert world.forgotten[-1] == b"small"
+    world.lane.ask_again_if_idle()
+    assert world.asked_again == 0
+    world.lane.worker_ready(0.0)
+    while world.to_worker or world.handing_over:
+        while world.to_worker:
+            world.answer()
+        while world.handing_over:
+            world.hand_over()
+    assert len(world.acknowledged) == waiting
+    world.lane.ask_again_if_idle()
+    world.lane.ask_again_if_idle()
+    assert world.asked_again == 1
+    world.arrive(b"again")
+    assert world.forgotten[-1] == b"small"
+
+
+def test_at_qos_0_as_many_bytes_wait_and_the_oldest_gives_way() -> None:
+    world = World()
+    for _ in range(40):
+        world.arrive(MEGABYTE, qos=0)
+    assert len(world.lane.waiting) <= 17
+    assert world.lane.meters.dropped >= 23
+    assert (world.forgotten, world.acknowledged) == ([], [])

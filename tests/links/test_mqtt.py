@@ -191,6 +191,29 @@ def test_a_message_above_our_limit_is_thrown_away_and_the_stream_goes_on(
 
 
 @pytest.mark.parametrize("version", [4, 5])
+def test_what_was_forgotten_comes_again_after_a_reconnect(
+    version: int, broker: LocalBroker
+) -> None:
+    async def scenario() -> None:
+        driver = Driver(broker.url, version=version, acks=False)
+        async with driver.running():
+            await driver.subscribe(("again", 1))
+            for payload in (b"1", b"2"):
+                driver.publish("again", payload, qos=1)
+            first, second = await driver.next(), await driver.next()
+            driver.link.ack(first)
+            driver.link.forget(second)
+            await driver.all_done(2)
+            driver.link.reconnect()
+            repeated = await driver.next()
+            assert (repeated.payload, repeated.dup) == (b"2", True)
+            driver.link.ack(repeated)
+            assert driver.messages.empty()
+
+    asyncio.run(asyncio.wait_for(scenario(), 20))
+
+
+@pytest.mark.parametrize("version", [4, 5])
 def test_a_session_that_is_ended_keeps_nothing_and_gets_nothing(
     version: int, broker: LocalBroker
 ) -> None:
