@@ -33,7 +33,7 @@ from tests.campaign.sources import Source, forced
 
 # An accelerator's runtime serves more than one format; those named otherwise serve their own.
 RUNTIMES = {"ort": "onnx"}
-LOAD_DEADLINE_S, ASK_DEADLINE_S, MEMORY_MB = 8.0, 4.0, 256
+LOAD_DEADLINE_S, ASK_DEADLINE_S, MEMORY_MB = 8.0, 4.0, 512
 # What a deadline may cost beyond itself, on a machine that does other things too.
 SLACK_S = 4.0
 ALL_DEADLINES_S = reading.DEADLINE_S + 2 * LOAD_DEADLINE_S + 4 * ASK_DEADLINE_S + 10 * SLACK_S

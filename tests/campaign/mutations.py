@@ -7,10 +7,21 @@ from collections.abc import Callable, Mapping, Sequence
 from random import Random
 from typing import NamedTuple
 
-from tests.campaign import blind, flat, onnx_changes, onnx_wire_changes, tflite_changes, wire
+from tests.campaign import (
+    blind,
+    flat,
+    flat_changes,
+    flat_tables,
+    onnx_changes,
+    onnx_wire_changes,
+    ort_changes,
+    tflite_changes,
+    wire,
+)
 
 # (data, random) → the changed bytes; None where the model has nothing of the kind.
 Change = Callable[[bytes, Random], "bytes | None"]
+_TABLES = {"tflite": flat_tables.TFLITE, "ort": flat_tables.ORT}
 _ATTEMPTS = 20
 MAX_BYTES = 8 * 1024 * 1024
 _BLIND_SHARE, _BOTH_SHARE = 0.35, 0.1
@@ -54,7 +65,7 @@ def mutate(origins: Sequence[Origin], seed: int, number: int) -> Mutated:
 def _changed(origin: Origin, other: bytes, random: Random) -> tuple[str, bytes]:
     known = _structured(origin.format)
     kind = random.random()
-    if kind < _BLIND_SHARE or not known:
+    if kind < _BLIND_SHARE:
         name = random.choice(list(blind.CHANGES))
         return name, _blindly(name, origin, origin.data, other, random)
     name = random.choice(list(known))
@@ -74,30 +85,27 @@ def _blindly(name: str, origin: Origin, data: bytes, other: bytes, random: Rando
 
 @functools.lru_cache(maxsize=64)
 def _structure(kind: str, data: bytes) -> Sequence[int]:
-    if kind == "tflite":
-        return flat.sites_of(data).positions()
     if kind == "onnx":
         return sorted({p for f in wire.fields_of(data) for p in (f.start, f.length)})
-    return ()
+    return _sites(kind, data).positions()
 
 
 @functools.lru_cache(maxsize=64)
-def _sites(data: bytes) -> flat.Sites:
-    return flat.sites_of(data)
+def _sites(kind: str, data: bytes) -> flat.Sites:
+    return flat.sites_of(data, _TABLES[kind])
 
 
 @functools.lru_cache(maxsize=8)
 def _structured(kind: str) -> Mapping[str, Change]:
-    if kind == "tflite":
-        return {name: _on_sites(change) for name, change in tflite_changes.CHANGES.items()}
     if kind == "onnx":
         changes = {name: _on_message(change) for name, change in onnx_changes.CHANGES.items()}
         return {**changes, **onnx_wire_changes.CHANGES}
-    return {}
+    own = tflite_changes.CHANGES if kind == "tflite" else ort_changes.CHANGES
+    return {name: _on_sites(change, kind) for name, change in own.items()}
 
 
-def _on_sites(change: tflite_changes.Change) -> Change:
-    return lambda data, random: change(data, _sites(data), random)
+def _on_sites(change: flat_changes.Change, kind: str) -> Change:
+    return lambda data, random: change(data, _sites(kind, data), random)
 
 
 def _on_message(change: onnx_changes.Change) -> Change:

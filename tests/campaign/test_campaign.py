@@ -60,6 +60,16 @@ def test_each_damaged_file_ends_in_a_reason_and_nothing_but_its_worker_dies(
     assert "**0 offences.**" in markdown(figures)
 
 
+def test_the_models_themselves_are_served_with_the_right_answer(
+    sources: list[Source], tmp_path: Path
+) -> None:
+    campaign = Campaign(sources, tmp_path, lambda found: None)
+    files = [(one.name, str(Path(one.directory) / one.variant().file)) for one in sources]
+    campaign.run([Order(0, n, file, name) for n, (name, file) in enumerate(files)])
+    assert {(one.end, one.offences) for one in campaign.outcomes} == {(outcome.RIGHT, ())}
+    assert {one.format for one in campaign.outcomes} == {"onnx", "ort", "tflite"}
+
+
 def test_the_same_seed_gives_the_same_files_in_any_process(
     origins: list[Origin], tmp_path: Path
 ) -> None:

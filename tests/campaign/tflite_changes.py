@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import struct
 from collections.abc import Callable
 from random import Random
 from typing import Any
@@ -11,83 +10,12 @@ from typing import Any
 import flatbuffers
 from ai_edge_litert import schema_py_generated as schema
 
-from tests.campaign.flat import Site, Sites
+from tests.campaign import flat_changes
+from tests.campaign.flat import Sites
+from tests.campaign.flat_changes import Change, numbers
 
-# For scalars by their width in `struct`; those that do not fit are cut to it.
-WILD = (-(2**63), -(2**31), -2, -1, 0, 1, 2, 3, 127, 128, 255, 65536, 2**31 - 1, 2**31, 2**62)
-FLOATS = (float("nan"), float("inf"), -float("inf"), 0.0, -0.0, -1.0, 1e-45, 3.4e38, 1e-8)
-_WIDTH = {"b": 8, "B": 8, "h": 16, "H": 16, "i": 32, "I": 32, "q": 64, "Q": 64}
 _LONG_NAME = 70_000
-
-Change = Callable[[bytes, Sites, Random], "bytes | None"]
-
-
-def put(data: bytes, site: Site, value: float) -> bytes:
-    """Return the data with one value replaced."""
-    changed = bytearray(data)
-    if site.form == "f":
-        struct.pack_into("<f", changed, site.position, value)
-        return bytes(changed)
-    bits = _WIDTH[site.form]
-    raw = (int(value) & ((1 << bits) - 1)).to_bytes(bits // 8, "little")
-    changed[site.position : site.position + len(raw)] = raw
-    return bytes(changed)
-
-
-def get(data: bytes, site: Site) -> int:
-    return int(struct.unpack_from("<" + site.form, data, site.position)[0])
-
-
-def _wild(data: bytes, site: Site, random: Random, near: int) -> bytes:
-    """Replace a value by a neighbour, by a plausible or by an extreme one."""
-    if site.form == "f":
-        return put(data, site, random.choice((*FLOATS, random.uniform(-2, 2))))
-    value = random.choice((get(data, site) + random.choice((-1, 1)), random.randrange(near)))
-    return put(data, site, random.choice((value, random.choice(WILD))))
-
-
-def _numbers(*labels: str, near: int = 8) -> Change:
-    def change(data: bytes, sites: Sites, random: Random) -> bytes | None:
-        found = [site for label in labels for site in sites.numbers.get(label, ())]
-        if not found:
-            return None
-        for _ in range(random.choice((1, 1, 2, 4))):
-            data = _wild(data, random.choice(found), random, near)
-        return data
-
-    return change
-
-
-def offset(data: bytes, sites: Sites, random: Random) -> bytes | None:
-    """An offset leads elsewhere: to another target, a little off, or out of the file."""
-    site, other = random.choice(sites.offsets), random.choice(sites.offsets)
-    target = other.position + get(data, other) - site.position
-    near = get(data, site) + random.choice((-8, -4, -1, 1, 4, 8))
-    value = random.choice((target, target, near, random.randrange(len(data)), *WILD))
-    return put(data, site, value)
-
-
-def vtable(data: bytes, sites: Sites, random: Random) -> bytes | None:
-    return _wild(data, random.choice(sites.vtables), random, 64)
-
-
-def length(data: bytes, sites: Sites, random: Random) -> bytes | None:
-    """A vector or a string says that it is shorter or longer."""
-    label = random.choice(sorted(sites.lengths))
-    return _wild(data, random.choice(sites.lengths[label]), random, 4096)
-
-
-def weights(data: bytes, sites: Sites, random: Random) -> bytes | None:
-    blobs = [blob for blob in sites.blobs if blob[1] >= 4]
-    if not blobs:
-        return None
-    changed = bytearray(data)
-    for _ in range(random.choice((1, 4, 64))):
-        start, size = random.choice(blobs)
-        position = start + random.randrange(size // 4) * 4
-        struct.pack_into("<f", changed, position, random.choice(FLOATS))
-    return bytes(changed)
-
+_MANY = 3000  # Building that many takes the schema's own code half a second.
 
 # Changes of a model that is taken apart and built anew.
 
@@ -125,7 +53,7 @@ def operators(model: Any, random: Random) -> bool:
     elif how == "shuffled":
         random.shuffle(graph.operators)
     elif how == "many":
-        graph.operators += [operator] * 20_000
+        graph.operators += [operator] * _MANY
     else:
         operator.inputs = [int(operator.outputs[0]), *list(operator.inputs)[1:]]
     return True
@@ -140,7 +68,8 @@ def subgraphs(model: Any, random: Random) -> bool:
     elif how == "empty":
         graph.operators, graph.tensors = [], []
     elif how == "many":
-        model.subgraphs += [graph] * random.choice((1, 64, 1000))
+        room = _MANY // (len(graph.tensors) + len(graph.operators) + 1)
+        model.subgraphs += [graph] * max(1, min(room, random.choice((1, 64, 1000))))
     else:
         model.subgraphs.append(copy.deepcopy(graph))
         last = len(model.subgraphs) - 1
@@ -215,36 +144,33 @@ def buffers(model: Any, random: Random) -> bool:
 
 
 CHANGES: dict[str, Change] = {
-    "offset": offset,
-    "vtable": vtable,
-    "length": length,
-    "shape": _numbers("Tensor.shape", "Tensor.shape_signature", near=512),
-    "data type": _numbers("Tensor.type", near=24),
-    "buffer index": _numbers("Tensor.buffer", "Metadata.buffer", near=64),
-    "tensor index": _numbers(
+    **flat_changes.CHANGES,
+    "shape": numbers("Tensor.shape", "Tensor.shape_signature", near=512),
+    "data type": numbers("Tensor.type", near=24),
+    "buffer index": numbers("Tensor.buffer", "Metadata.buffer", near=64),
+    "tensor index": numbers(
         *("Operator.inputs", "Operator.outputs", "Operator.intermediates"),
         *("SubGraph.inputs", "SubGraph.outputs", "TensorMap.tensor_index"),
         near=32,
     ),
-    "operator code": _numbers(
+    "operator code": numbers(
         *("Operator.opcode_index", "OperatorCode.version", "OperatorCode.builtin_code"),
         "OperatorCode.deprecated_builtin_code",
         near=200,
     ),
-    "operator options": _numbers(
+    "operator options": numbers(
         *("Operator.builtin_options_type", *(f"Options.slot_{n}" for n in range(4, 40, 2))),
         near=128,
     ),
-    "quantisation": _numbers(
+    "quantisation": numbers(
         *("Quantization.scale", "Quantization.zero_point", "Quantization.quantized_dimension"),
         *("Quantization.min", "Quantization.max", "Quantization.details_type"),
         near=256,
     ),
-    "flags": _numbers(
+    "flags": numbers(
         *("Tensor.is_variable", "Tensor.has_rank", "Model.version", "SignatureDef.subgraph_index"),
         near=4,
     ),
-    "weights": weights,
     "operators": rebuilt(operators),
     "subgraphs": rebuilt(subgraphs),
     "names": rebuilt(names),

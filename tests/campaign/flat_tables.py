@@ -1,0 +1,140 @@
+"""Tables of TFLite's and ONNX Runtime's flatbuffers, by the slots of their public schemas."""
+
+from __future__ import annotations
+
+Tables = dict[str, dict[int, tuple[str, str]]]
+
+# Table → slot → (what it is called, how it is stored). A form of `struct` is a scalar, `[f]` a
+# vector of them, `Table` and `[Table]` lead on, `text` and `bytes` are vectors whose elements are
+# not looked at one by one, `[3I]` is a vector of structures of three numbers.
+TFLITE: Tables = {
+    "Model": {
+        4: ("version", "I"),
+        6: ("operator_codes", "[OperatorCode]"),
+        8: ("subgraphs", "[SubGraph]"),
+        10: ("description", "text"),
+        12: ("buffers", "[Buffer]"),
+        14: ("metadata_buffer", "[i]"),
+        16: ("metadata", "[Metadata]"),
+        18: ("signature_defs", "[SignatureDef]"),
+    },
+    "OperatorCode": {
+        4: ("deprecated_builtin_code", "b"),
+        6: ("custom_code", "text"),
+        8: ("version", "i"),
+        10: ("builtin_code", "i"),
+    },
+    "SubGraph": {
+        4: ("tensors", "[Tensor]"),
+        6: ("inputs", "[i]"),
+        8: ("outputs", "[i]"),
+        10: ("operators", "[Operator]"),
+        12: ("name", "text"),
+    },
+    "Tensor": {
+        4: ("shape", "[i]"),
+        6: ("type", "b"),
+        8: ("buffer", "I"),
+        10: ("name", "text"),
+        12: ("quantization", "Quantization"),
+        14: ("is_variable", "B"),
+        18: ("shape_signature", "[i]"),
+        20: ("has_rank", "B"),
+    },
+    "Quantization": {
+        4: ("min", "[f]"),
+        6: ("max", "[f]"),
+        8: ("scale", "[f]"),
+        10: ("zero_point", "[q]"),
+        12: ("details_type", "B"),
+        16: ("quantized_dimension", "i"),
+    },
+    "Operator": {
+        4: ("opcode_index", "I"),
+        6: ("inputs", "[i]"),
+        8: ("outputs", "[i]"),
+        10: ("builtin_options_type", "B"),
+        12: ("builtin_options", "Options"),
+        14: ("custom_options", "bytes"),
+        18: ("mutating_variable_inputs", "bytes"),
+        20: ("intermediates", "[i]"),
+    },
+    "Buffer": {4: ("data", "bytes"), 6: ("offset", "Q"), 8: ("size", "Q")},
+    "Metadata": {4: ("name", "text"), 6: ("buffer", "I")},
+    "SignatureDef": {
+        4: ("inputs", "[TensorMap]"),
+        6: ("outputs", "[TensorMap]"),
+        8: ("signature_key", "text"),
+        12: ("subgraph_index", "I"),
+    },
+    "TensorMap": {4: ("name", "text"), 6: ("tensor_index", "I")},
+}
+# Of `ort.fbs`; the root comes first in both.
+ORT: Tables = {
+    "InferenceSession": {4: ("ort_version", "text"), 6: ("model", "Model")},
+    "Model": {
+        4: ("ir_version", "q"),
+        6: ("opset_import", "[OperatorSetId]"),
+        8: ("producer_name", "text"),
+        14: ("model_version", "q"),
+        16: ("doc_string", "text"),
+        18: ("graph", "Graph"),
+        22: ("metadata_props", "[Entry]"),
+    },
+    "OperatorSetId": {4: ("domain", "text"), 6: ("version", "q")},
+    "Entry": {4: ("key", "text"), 6: ("value", "text")},
+    "Graph": {
+        4: ("initializers", "[Tensor]"),
+        6: ("node_args", "[ValueInfo]"),
+        8: ("nodes", "[Node]"),
+        10: ("max_node_index", "I"),
+        12: ("node_edges", "[NodeEdge]"),
+        14: ("inputs", "[text]"),
+        16: ("outputs", "[text]"),
+    },
+    "Node": {
+        4: ("name", "text"),
+        8: ("domain", "text"),
+        10: ("since_version", "i"),
+        12: ("index", "I"),
+        14: ("op_type", "text"),
+        16: ("type", "i"),
+        18: ("execution_provider_type", "text"),
+        20: ("inputs", "[text]"),
+        22: ("outputs", "[text]"),
+        24: ("attributes", "[Attribute]"),
+        26: ("input_arg_counts", "[i]"),
+        28: ("implicit_inputs", "[text]"),
+    },
+    "NodeEdge": {
+        4: ("node_index", "I"),
+        6: ("input_edges", "[3I]"),
+        8: ("output_edges", "[3I]"),
+    },
+    "Attribute": {
+        4: ("name", "text"),
+        8: ("type", "i"),
+        10: ("f", "f"),
+        12: ("i", "q"),
+        14: ("s", "text"),
+        16: ("t", "Tensor"),
+        18: ("g", "Graph"),
+        20: ("floats", "[f]"),
+        22: ("ints", "[q]"),
+        24: ("strings", "[text]"),
+    },
+    "Tensor": {
+        4: ("name", "text"),
+        8: ("dims", "[q]"),
+        10: ("data_type", "i"),
+        12: ("raw_data", "bytes"),
+        14: ("string_data", "[text]"),
+        16: ("external_data_offset", "q"),
+    },
+    "ValueInfo": {4: ("name", "text"), 8: ("type", "TypeInfo")},
+    "TypeInfo": {6: ("value_type", "B"), 8: ("value", "TensorType")},
+    "TensorType": {4: ("elem_type", "i"), 6: ("shape", "Shape")},
+    "Shape": {4: ("dim", "[Dimension]")},
+    "Dimension": {4: ("value", "DimensionValue"), 6: ("denotation", "text")},
+    "DimensionValue": {4: ("dim_type", "b"), 6: ("dim_value", "q"), 8: ("dim_param", "text")},
+}
