@@ -166,7 +166,11 @@ class TfliteSession:
     def reset(self) -> None:
         """Forget the state of recurrent operators; resource variables need a new interpreter."""
         if not self._has_variables:
-            self._interpreter.reset_all_variables()
+            try:
+                self._interpreter.reset_all_variables()
+            except RuntimeError as error:
+                reason = _last_words(error)
+                raise ModelError(f"the model's state cannot be reset: {reason}") from None
             return
         self._interpreter = _interpreter(self._model, self._wanted)
         self._allocated = {

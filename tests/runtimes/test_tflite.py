@@ -7,9 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from agent.errors import ModelRejected
+from agent.errors import ModelError, ModelRejected
 from agent.runtimes.api import Wanted
 from agent.runtimes.tflite import TfliteRuntime, TfliteSession
+from tests.formats import building
 from tests.runtimes import models
 
 
@@ -60,6 +61,17 @@ def test_a_reset_clears_recurrent_state(runtime: TfliteRuntime, shared_models: P
     again = session.run({name.name: digit})[output.name]
     assert not np.array_equal(first, carried)
     np.testing.assert_array_equal(first, again)
+
+
+def test_a_state_that_no_graph_allocates_cannot_be_reset(
+    runtime: TfliteRuntime, tmp_path: Path
+) -> None:
+    model = building.tflite_model()
+    other = building.tflite_model([building.tflite_tensor("state", isVariable=True)] * 2)
+    model.subgraphs.append(other.subgraphs[0])
+    session = load(runtime, tmp_path, building.tflite_bytes(model))
+    with pytest.raises(ModelError, match="state cannot be reset"):
+        session.reset()
 
 
 def test_a_reset_clears_resource_variables(runtime: TfliteRuntime, shared_models: Path) -> None:
