@@ -127,17 +127,22 @@ def choice_for(state: DeviceState, slot: Slot) -> Choice | None:
     return state.qualified.get(choice_key(slot))
 
 
+def targets_of(state: DeviceState) -> tuple[Slot, ...]:
+    """Everything that a slot serves, can go back to, or is on its way to."""
+    return tuple(
+        slot
+        for entry in state.slots.values()
+        for slot in (entry.serving, entry.previous, *_coming(entry.rollout))
+        if slot is not None
+    )
+
+
 def packs_needed(state: DeviceState) -> set[str]:
     """The packs that must stay on disk: what serves, what it can go back to, what is coming.
 
     Of a state that is `lost` this is not all: the caller must not remove any pack then.
     """
-    return {
-        slot.pack
-        for entry in state.slots.values()
-        for slot in (entry.serving, entry.previous, *_coming(entry.rollout))
-        if slot is not None
-    }
+    return {slot.pack for slot in targets_of(state)}
 
 
 def _coming(rollout: Rollout | None) -> tuple[Slot, ...]:

@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from agent.control import events as e
-from agent.control.contest import Contest, Rules
 from agent.control.rollouts import same_target
-from agent.control.selection import select
-from agent.control.state import DeviceState, SlotState, choice_for
+from agent.control.state import DeviceState, SlotState, choice_for, targets_of
 from agent.daemon.bus import Bus
 from agent.daemon.fetch import Fetcher
 from agent.daemon.lane import DeadLetter, Effects, Lane
 from agent.daemon.meters import SlotMeters
 from agent.daemon.reconciler import failure_of
-from agent.daemon.runner import Conditions, ProbeRunner
 from agent.daemon.serving import Hooks, Plan, SlotServer
 from agent.daemon.supervisor import Supervisor
 from agent.documents import codec
@@ -29,7 +27,6 @@ from agent.documents.report import Failure, Progress
 from agent.documents.settings import Settings, shared_prefix_of
 from agent.errors import (
     AgentError,
-    ModelRejected,
     PackError,
     StoreCorrupt,
     Unsigned,
@@ -37,14 +34,14 @@ from agent.errors import (
 from agent.store.packs import PackStore
 from agent.wire.worker import Load
 
+if TYPE_CHECKING:
+    from agent.daemon.choosing import Chooser
+
 log = logging.getLogger(__name__)
 
 # How long a switch waits for the broker to answer the subscription; a broker that is away is not
 # the pack's fault.
 LISTENING_WITHIN_S = 5.0
-# What measuring the candidates of a pack may take, in time and in memory together.
-MEASURE_S = 30.0
-MEASURE_MEMORY_BYTES = 512 * 1024 * 1024
 # How long an accelerator may be silent: this, or so many times what it usually takes.
 ACCELERATED_DEADLINE_S, ACCELERATED_PATIENCE = 0.5, 20.0
 
@@ -60,6 +57,8 @@ class Acts:
     store: PackStore
     fetcher: Fetcher
     supervisor: Supervisor
+    # Made when it is first needed: what serves already needs none.
+    chooser: Callable[[], Chooser]
     # Makes the bus of a lane; ends what a slot that is gone left with the broker.
     bus: Callable[[Lane], Bus]
     end_session: Callable[[str], Awaitable[None]]
@@ -67,8 +66,6 @@ class Acts:
     dead_letter: Callable[[DeadLetter], None]
     state: Callable[[], DeviceState]
     progressed: Callable[[], None]
-    # What the device is like at this moment.
-    conditions: Callable[[], Conditions]
     # A slot's pack cannot be started from what is on disk.
     unservable: Callable[[str, Failure], None]
     servers: dict[str, SlotServer] = field(default_factory=dict)
@@ -113,31 +110,24 @@ class Acts:
 
     async def qualify(self, action: e.Qualify) -> e.Qualified:
         """Prove and measure the pack in throw-away processes: the best way to run it is chosen."""
-        manifest = self._manifest(action.target.pack)
-        selection = select(manifest)
-        contest = Contest(
-            [candidate.way for candidate in selection.candidates],
-            lambda way: self._probe(action, manifest, way),
-            Rules(
-                MEASURE_S, MEASURE_MEMORY_BYTES, manifest.limits, 1000 * self._deadline_s(manifest)
-            ),
-            asyncio.get_running_loop().time,
-        )
-        outcome = await contest.hold()
-        if not outcome.passed:
-            reasons = [*selection.refused, *(f"{t.way}: {t.excluded}" for t in outcome.tried)]
-            if len(outcome.failures) == len(reasons) == 1:
-                raise outcome.failures[0]
-            raise _none_runs(outcome.failures, reasons)
-        choice = outcome.choice(selection.refused, key="")
-        log.info("slot=%s runs %s: %s", action.slot, choice.way, choice.because)
-        return e.Qualified(action.slot, action.rollout, choice)
+        name, target = action.slot, action.target
+        manifest = self._manifest(target.pack)
 
-    async def _probe(self, action: e.Qualify, manifest: Manifest, way: Way) -> ProbeRunner:
-        plan = self._plan_of(action.slot, action.target, manifest, way, probe=True)
-        deadline_s = self.settings.limits.probe_deadline_s
-        probe = await self.supervisor.probe(way.runtime, plan.load, deadline_s)
-        return ProbeRunner(probe, self.conditions)
+        def load(way: Way) -> Load:
+            return self._plan_of(name, target, manifest, way, probe=True).load
+
+        choice = await self.chooser().choose(manifest, target.pin, load, self._deadline_s(manifest))
+        log.info("slot=%s runs %s: %s", name, choice.way, choice.because)
+        return e.Qualified(name, action.rollout, choice)
+
+    async def leaves_out(self, pack: str, manifest: Manifest) -> set[str]:
+        """The files of a pack that no slot needs on this device, from its manifest alone.
+
+        Raises:
+            ModelRejected: No variant can run here.
+        """
+        pins = [slot.pin for slot in targets_of(self.state()) if slot.pack == pack] or [None]
+        return set(manifest.files) - await self.chooser().files_needed(manifest, pins)
 
     async def switch(self, action: e.Switch) -> e.Switched:
         await self._take_over(action.slot, action.target, on_probation=True)
@@ -339,12 +329,3 @@ def _filters(entry: SlotState) -> set[str]:
     known += [rollout.target] if rollout is not None else []
     known += [outcome.target] if outcome is not None else []
     return {slot.input.topic for slot in known if slot is not None}
-
-
-def _none_runs(failures: Sequence[AgentError], reasons: list[str]) -> AgentError:
-    """One error for all variants of a pack: of the kind of the last that was tried."""
-    kind = type(failures[-1]) if failures else ModelRejected
-    error = kind.__new__(kind)
-    # Only the base class takes a ready sentence; some kinds build theirs from parts.
-    AgentError.__init__(error, "no variant of this pack runs here: " + "; ".join(reasons))
-    return error

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -33,7 +33,6 @@ from agent.daemon.logs import start_logging
 from agent.daemon.outbox import Outbox
 from agent.daemon.reconciler import Observers, Reconciler, failure_of
 from agent.daemon.reporter import Reporter
-from agent.daemon.runner import Conditions
 from agent.daemon.serving import Hooks
 from agent.daemon.supervisor import StartTemplate, Supervisor
 from agent.daemon.systemd import Notifier
@@ -54,6 +53,9 @@ from agent.wire.mqtt.options import ConnectOptions, Will
 from agent.wire.mqtt.packets import Message
 from agent.wire.mqtt.properties import Properties
 from agent.wire.topic_rules import check_topics
+
+if TYPE_CHECKING:
+    from agent.daemon.choosing import Chooser
 
 log = logging.getLogger(__name__)
 
@@ -89,6 +91,7 @@ class Daemon:
         self._prefix = prefix_of(settings)
         self.dialect: Dialect = PlainMqtt(self._prefix)
         self.supervisor = Supervisor(start_template)
+        self._chooser: Chooser | None = None
         self._make_link()
         self._make_control()
 
@@ -165,19 +168,20 @@ class Daemon:
             subscribe=self.link.subscribe,
             unsubscribe=self.link.unsubscribe,
             roots=self._packs_needed,
+            leaves_out=lambda pack, manifest: self.acts.leaves_out(pack, manifest),
         )
         self.acts = Acts(
             self.settings,
             self.store,
             self.fetcher,
             self.supervisor,
+            self._choose,
             self._bus,
             lambda slot: end_session(self._bus_options(slot)),
             hooks,
             dead_letter=lambda letter: self.reporter.dead_letter(letter),
             state=lambda: self.reconciler.state,
             progressed=lambda: self.reporter.changed(),
-            conditions=Conditions,
             unservable=lambda slot, failure: self.reconciler.feed(e.Unservable(slot, failure)),
         )
         self.supervisor.is_spare = self.acts.is_spare
@@ -214,6 +218,16 @@ class Daemon:
             wall=time.time,
             spool_bytes=lambda: self.outbox.used_bytes,
         )
+
+    def _choose(self) -> Chooser:
+        # Imported here: it reads the device and its profiles, which only a deployment needs.
+        from agent.daemon.choosing import Chooser
+        from agent.daemon.here import Here
+
+        if self._chooser is None:
+            here = Here(Path(self.settings.state_dir))
+            self._chooser = Chooser(here, self.settings.limits, self.supervisor)
+        return self._chooser
 
     def _packs_needed(self) -> set[str] | None:
         """The packs that must stay when room is made; None: nobody knows, so all of them."""

@@ -1,0 +1,163 @@
+"""How a pack is to be run on this device: what can run, and of that what is measured to be best.
+
+Imported when a deployment needs it: what serves already does not.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from agent.control.choice import BLOCKS_A_ROUND, Round
+from agent.control.contest import Contest, Proven, Rules
+from agent.control.fingerprint import Ran, cache_key, fingerprint
+from agent.control.objections import PlanLimits
+from agent.control.plan import Plan, plan
+from agent.daemon.here import Conditions, Here, Known
+from agent.daemon.supervisor import Probe, Supervisor
+from agent.documents.choice import Choice, Way
+from agent.documents.deployment import Pin
+from agent.documents.manifest import Manifest
+from agent.documents.settings import LimitSettings
+from agent.errors import AgentError, ModelRejected
+from agent.wire.worker import Load, Measure
+
+log = logging.getLogger(__name__)
+
+# One round of a candidate may take this long, however slow the model is.
+ROUND_DEADLINE_S = 60.0
+ROUND = Measure(blocks=BLOCKS_A_ROUND)
+
+
+class Chooser:
+    """Chooses ways to run packs."""
+
+    def __init__(self, here: Here, limits: LimitSettings, supervisor: Supervisor) -> None:
+        self._here = here
+        self._limits = limits
+        self._supervisor = supervisor
+
+    async def files_needed(self, manifest: Manifest, pins: Sequence[Pin | None]) -> set[str]:
+        """The files of a pack that this device needs, from its manifest alone.
+
+        Args:
+            manifest: Of the pack.
+            pins: What the slots that want it insist on; one that insists on nothing is None.
+
+        Raises:
+            ModelRejected: No variant can run here.
+        """
+        known = await self._here.look()
+        plans = [self._plan(manifest, known, pin) for pin in pins]
+        if not any(planned.runs for planned in plans):
+            raise _none_runs((), plans[0].refused)
+        return {name for planned in plans for name in planned.files}
+
+    async def choose(
+        self, manifest: Manifest, pin: Pin | None, load: Callable[[Way], Load], deadline_s: float
+    ) -> Choice:
+        """Prove and measure a pack in throw-away processes.
+
+        Args:
+            manifest: Of a pack that is on disk.
+            pin: What the slot insists on.
+            load: What a worker would be told to load.
+            deadline_s: How long one message may take.
+
+        Raises:
+            AgentError: Nothing can run it, or nothing passed; says why.
+        """
+        known = await self._here.look()
+        planned = self._plan(manifest, known, pin)
+        limits = known.recognised.limits
+
+        async def begin(way: Way) -> ProbeRunner:
+            probe = await self._supervisor.probe(
+                way.runtime, load(way), self._limits.probe_deadline_s
+            )
+            return ProbeRunner(probe, self._here.conditions)
+
+        rules = Rules(
+            limits.measure_s,
+            known.device.memory.available_bytes // 2,
+            manifest.limits,
+            1000 * deadline_s,
+        )
+        ways = [candidate.way for candidate in planned.candidates]
+        outcome = await Contest(ways, begin, rules, asyncio.get_running_loop().time).hold()
+        if not outcome.passed:
+            reasons = [*planned.refused, *(f"{t.way}: {t.excluded}" for t in outcome.tried)]
+            if len(outcome.failures) == len(reasons) == 1:
+                raise outcome.failures[0]
+            raise _none_runs(outcome.failures, reasons)
+        return outcome.choice(planned.refused, key_of(manifest, outcome.passed[0].way, known))
+
+    async def still_holds(self, manifest: Manifest, choice: Choice) -> bool:
+        """Whether what a choice rests on is as it was: device, driver, kernel, runtime."""
+        known = await self._here.look()
+        return key_of(manifest, choice.way, known) == choice.key
+
+    def _plan(self, manifest: Manifest, known: Known, pin: Pin | None) -> Plan:
+        limits = PlanLimits(worker_memory_bytes=self._limits.worker_memory_mb << 20)
+        return plan(manifest, known.device, known.recognised, limits, pin)
+
+
+@dataclass(frozen=True)
+class ProbeRunner:
+    """A candidate's process, and what tells of heat meanwhile; a `Runner` of a contest."""
+
+    probe: Probe
+    conditions: Callable[[], Conditions]
+
+    @property
+    def proven(self) -> Proven:
+        probed = self.probe.probed
+        return Proven(
+            probed.ready.placement,
+            probed.first_ms,
+            probed.peak_memory_bytes,
+            probed.max_deviation,
+        )
+
+    async def measure(self) -> Round:
+        """Run the model for one round; see `agent.control.contest.Runner`."""
+        before = self.conditions()
+        measured = await self.probe.measure(ROUND, ROUND_DEADLINE_S)
+        after = self.conditions()
+        throttled = before.throttled or after.throttled
+        return Round(measured.ms, measured.cpu_ms, throttled, after.clock_hz)
+
+    def stop(self) -> None:
+        self.probe.stop()
+
+
+def key_of(manifest: Manifest, way: Way, known: Known) -> str:
+    """What the choice of a way rests on: where it is another, the choice is made again."""
+    variant = next((one for one in manifest.variants if one.name == way.variant), None)
+    file = manifest.files.get(variant.file) if variant is not None else None
+    facts = known.device.runtime(way.runtime)
+    ran = Ran(
+        file.digest if file is not None else "",
+        runtime=way.runtime,
+        version=facts.version if facts is not None else "",
+        package=facts.package if facts is not None else "",
+        provider=way.provider,
+        threads=way.threads,
+        options=way.options,
+    )
+    return cache_key(ran, fingerprint(known.device), known.device.cpu.usable)
+
+
+def _none_runs(failures: Sequence[AgentError], reasons: Sequence[str]) -> AgentError:
+    """One error for all ways to run a pack: of the kind of the last that was tried."""
+    kind = type(failures[-1]) if failures else ModelRejected
+    error = kind.__new__(kind)
+    # Only the base class takes a ready sentence; some kinds build theirs from parts.
+    AgentError.__init__(
+        error,
+        "no variant of this pack runs here: " + "; ".join(reasons),
+        hint="`edgeward plan` on the device tells more",
+    )
+    return error
