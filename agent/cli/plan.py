@@ -12,21 +12,23 @@ from typing import Any
 
 import click
 import msgspec
+from msgspec.structs import replace
 from rich.console import Console
 
-from agent.cli import exits
+from agent.cli import exits, options
 from agent.cli.commands import HELP_SETTINGS
-from agent.cli.options import as_json
+from agent.cli.configuration import load_settings
 from agent.control.objections import PlanLimits
 from agent.control.plan import Plan, VariantPlan
 from agent.control.plan import plan as make_plan
 from agent.control.profiles import Recognised, recognise, typical_of
 from agent.device.profiles import OWN, Profiles, load
 from agent.documents.codec import decode
-from agent.documents.device import MAX_DEVICE_BYTES, Device
+from agent.documents.device import MAX_DEVICE_BYTES, Device, RuntimeFacts
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest
 from agent.documents.profile import Fault
-from agent.errors import DocumentError, UsageError
+from agent.documents.settings import Settings
+from agent.errors import AgentError, DocumentError, RuntimeUnavailable, UsageError
 
 MANIFEST = "manifest.json"
 _WEB = ("http://", "https://")
@@ -58,7 +60,7 @@ class _Asked:
     "--device",
     "device_file",
     type=click.Path(path_type=Path),
-    help="What `edgeward detect --json` printed there. Default: this device.",
+    help="What `edgeward detect` said there, with --json or --record. Default: this device.",
 )
 @click.option(
     "--profile",
@@ -74,26 +76,33 @@ class _Asked:
     show_default=True,
     help="Folder of your own profiles.",
 )
-@click.option("--worker-memory-mb", type=click.IntRange(min=1), help="As limits.worker_memory_mb.")
-@as_json
+@options.config
+@options.as_json
 def plan(
     pack: str,
     device_file: Path | None,
     names: Sequence[str],
     own: Path,
-    worker_memory_mb: int | None,
+    config: Path | None,
     as_json: bool,
 ) -> int:
     """Say for each variant of PACK whether it will run on a device, how, and if not, why.
 
     PACK is a pack's folder, its manifest.json, or the URL of either. No model is read, fetched or
-    loaded. The device is this one, a recorded one, or a kind of device.
+    loaded. The device is this one (with its settings), a recorded one, or a kind of device.
     """
     if device_file and names:
         raise UsageError("--device and --profile exclude each other", hint="give one of them")
     digest, manifest = _manifest(pack)
-    profiles = load(own)
-    device = _device(device_file, names, profiles)
+    profiles, limits = load(own), PlanLimits()
+    if device_file is not None:
+        device = _recorded(device_file)
+    elif names:
+        device = _typical(names, profiles)
+    else:
+        settings = _settings(config)
+        device = _here(settings)
+        limits = PlanLimits(worker_memory_bytes=settings.limits.worker_memory_mb * 1024 * 1024)
     asked = _Asked(
         digest,
         manifest,
@@ -102,8 +111,7 @@ def plan(
         profiles.troubles,
         bool(names),
     )
-    memory = worker_memory_mb * 1024 * 1024 if worker_memory_mb else None
-    planned = make_plan(manifest, device, asked.recognised, PlanLimits(worker_memory_bytes=memory))
+    planned = make_plan(manifest, device, asked.recognised, limits)
     if as_json:
         sys.stdout.write(msgspec.json.encode(_document(asked, planned)).decode() + "\n")
     else:
@@ -145,15 +153,12 @@ def _read(path: Path, most: int, hint: str) -> bytes:
         raise UsageError(f"{path}: {error.strerror}", hint=hint) from None
 
 
-def _device(file: Path | None, names: Sequence[str], profiles: Profiles) -> Device:
-    if file is not None:
-        return _recorded(file)
-    return _typical(names, profiles) if names else _here()
-
-
 def _recorded(file: Path) -> Device:
-    """Read a device's facts: alone, or under `device` of what `edgeward detect` prints."""
-    hint = "give what `edgeward detect --json` printed"
+    """Read a device's facts: from a recording, alone, or under `device` of what `edgeward detect`
+    prints."""
+    if file.suffix == ".tar":
+        return _recording(file)
+    hint = "give what `edgeward detect --json` printed, or the .tar of `edgeward detect --record`"
     data = _read(file, 4 * MAX_DEVICE_BYTES, hint)
     most = 4 * MAX_DEVICE_BYTES
     try:
@@ -164,6 +169,15 @@ def _recorded(file: Path) -> Device:
         raise DocumentError(
             error.path, error.expected, error.got, hint=error.hint or hint
         ) from None
+
+
+def _recording(file: Path) -> Device:
+    from agent.device.detect import detect
+    from agent.device.recording import open_root
+    from agent.device.tree import Tree
+
+    opened = open_root(file)
+    return detect(Tree(opened.source), opened.machine, opened.runtimes)
 
 
 def _typical(names: Sequence[str], profiles: Profiles) -> Device:
@@ -186,21 +200,38 @@ def _typical(names: Sequence[str], profiles: Profiles) -> Device:
             f"the profile {boards[0].name} does not say how such a device usually comes",
             hint="give a recorded device with --device",
         )
-    return device
+    return replace(device, runtimes=(*device.runtimes, *_everywhere(device)))
 
 
-def _here() -> Device:
+def _everywhere(device: Device) -> list[RuntimeFacts]:
+    """What comes with the agent itself, and needs nothing that this kind of device could lack."""
+    if device.runtime("reference"):
+        return []
+    from agent.runtimes import registry
+
     try:
-        from agent.device.detect import detect
-        from agent.device.machine import from_here
-        from agent.device.tree import Tree
-        from agent.links.runtime_probe import probe_runtimes
-    except ModuleNotFoundError as error:
-        raise UsageError(
-            f"this installation cannot look at the device itself ({error.name} is missing)",
-            hint="give --device or --profile",
-        ) from None
-    return detect(Tree(), from_here(), probe_runtimes())
+        return [registry.find("reference").facts()]
+    except RuntimeUnavailable:
+        return []
+
+
+def _here(settings: Settings) -> Device:
+    from agent.device.detect import detect
+    from agent.device.machine import from_here
+    from agent.device.tree import Tree
+    from agent.links.runtime_probe import probe_runtimes
+
+    return detect(Tree(), from_here(Path(settings.state_dir)), probe_runtimes())
+
+
+def _settings(config: Path | None) -> Settings:
+    try:
+        return load_settings(config)
+    except AgentError:
+        if config is not None:
+            raise
+        # A broken configuration is no reason not to say what would run.
+        return Settings()
 
 
 # For programs.

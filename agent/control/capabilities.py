@@ -36,6 +36,8 @@ FORMATS: Mapping[str, tuple[str, ...]] = {
     "openvino": ("onnx",),
     "reference": ("onnx",),
 }
+# More threads make these no faster.
+SINGLE_THREADED = frozenset({"edgetpu", "reference"})
 # Custom operators that LiteRT and TensorFlow Lite carry themselves (their BuiltinOpResolver).
 TFLITE_CUSTOM = frozenset(
     {"AudioSpectrogram", "Mfcc", "NumericVerify", "TFLite_Detection_PostProcess"}

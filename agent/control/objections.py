@@ -267,7 +267,7 @@ def _memory(question: Question) -> Reason | None:
             "memory",
             f"its weights alone take about {_mb(estimate.private_bytes)} of a worker's memory, "
             f"which may have {_mb(limit)}",
-            "raise limits.worker_memory_mb, or use a smaller variant",
+            "use a smaller variant, or raise limits.worker_memory_mb",
         )
     bounds = (memory.available_bytes or memory.total_bytes, memory.limit_bytes or 0)
     most = min((bound for bound in bounds if bound), default=0)
@@ -334,8 +334,13 @@ def files_for(manifest: Manifest, variants: Iterable[str]) -> tuple[str, ...]:
 
 
 def computes_on_integers(variant: Variant) -> bool:
+    """Whether its operators work on 8-bit integers, as all do that an Edge TPU's compiler takes."""
     stored = any(tensor.datatype in _INTEGERS and tensor.scale for tensor in variant.inputs)
-    return stored or any(one.startswith(_INTEGER_OPERATORS) for one in variant.needs.operators)
+    return (
+        stored
+        or variant.needs.edgetpu
+        or any(one.startswith(_INTEGER_OPERATORS) for one in variant.needs.operators)
+    )
 
 
 def _weights(manifest: Manifest, variant: Variant) -> int:

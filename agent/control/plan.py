@@ -29,6 +29,8 @@ from agent.documents.device import Device
 from agent.documents.manifest import Manifest, Variant
 from agent.documents.profile import Threads
 
+_MIB = 1024 * 1024
+
 
 @dataclass(frozen=True)
 class Candidate:
@@ -138,7 +140,7 @@ def plan(
         limits: What the settings allow.
         pin: What the deployment insists on.
     """
-    limits = limits or PlanLimits()
+    limits = _within(limits or PlanLimits(), recognised)
     routes = _routes(device, recognised, pin)
     variants = tuple(_judge(manifest, one, routes, device, limits) for one in manifest.variants)
     running = _ranked(variants, routes, device)
@@ -154,6 +156,15 @@ def plan(
     )
 
 
+def _within(limits: PlanLimits, recognised: Recognised) -> PlanLimits:
+    """Lower the settings' limit on memory to what this kind of device can stand."""
+    stands = recognised.limits.worker_memory_mb
+    if stands is None:
+        return limits
+    bounds = [bound for bound in (limits.worker_memory_bytes, stands * _MIB) if bound is not None]
+    return replace(limits, worker_memory_bytes=min(bounds))
+
+
 # The ways that there are.
 
 
@@ -162,12 +173,18 @@ def _routes(device: Device, recognised: Recognised, pin: Pin | None) -> tuple[Ro
     what a deployment asks for that is neither."""
     routes = [Route.preferred(one) for one in recognised.prefer]
     named = {route.runtime for route in routes}
-    routes += [Route(facts.name) for facts in device.runtimes if facts.name not in named]
+    routes += [_plain(facts.name) for facts in device.runtimes if facts.name not in named]
     if pin and (pin.runtime or pin.provider) and not any(_route_pinned(one, pin) for one in routes):
         runtimes = [pin.runtime] if pin.runtime else _offering(device, pin.provider)
         provider = "" if pin.provider in CPU_PROVIDERS else pin.provider
         routes += [Route(name, provider, because="the deployment asks for it") for name in runtimes]
     return tuple(routes)
+
+
+def _plain(runtime: str) -> Route:
+    """A runtime's own kernels, where nobody prefers anything."""
+    single = runtime in capabilities.SINGLE_THREADED
+    return Route(runtime, threads=(1,)) if single else Route(runtime)
 
 
 def _offering(device: Device, provider: str) -> list[str]:
@@ -187,7 +204,7 @@ def _ways(variant: Variant, routes: Sequence[Route], device: Device) -> list[Rou
     ways = [route for route in routes if fits(route)]
     usual = ("edgetpu",) if variant.needs.edgetpu else capabilities.runtimes_for(variant.format)
     there = {route.runtime for route in ways}
-    return [*ways, *(Route(runtime) for runtime in usual if runtime not in there)]
+    return [*ways, *(_plain(runtime) for runtime in usual if runtime not in there)]
 
 
 # Whether one of them works.
@@ -242,7 +259,7 @@ def _ranked(
                 continue
             place, route = next(
                 (place, route)
-                for place, route in enumerate((*routes, Route(verdict.runtime)))
+                for place, route in enumerate((*routes, _plain(verdict.runtime)))
                 if (route.runtime, route.provider, route.options)
                 == (verdict.runtime, verdict.provider, verdict.options)
             )
