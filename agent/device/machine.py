@@ -6,8 +6,8 @@ A recording carries these values, so that a board can be looked at on another ma
 from __future__ import annotations
 
 import os
-import platform
 import struct
+import sys
 from contextlib import suppress
 from pathlib import Path
 
@@ -78,7 +78,7 @@ def from_here(state_dir: Path = Path("/")) -> Machine:
         kernel_architecture=short(uname.machine),
         kernel=short(uname.release),
         libc=short(_libc()),
-        python=platform.python_version(),
+        python=".".join(map(str, sys.version_info[:3])),
         page_bytes=os.sysconf("SC_PAGE_SIZE"),
         cpus_allowed=len(os.sched_getaffinity(0)),
         disk=_disk(state_dir.absolute()),
