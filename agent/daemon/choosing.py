@@ -151,13 +151,13 @@ def key_of(manifest: Manifest, way: Way, known: Known) -> str:
 
 
 def _none_runs(failures: Sequence[AgentError], reasons: Sequence[str]) -> AgentError:
-    """One error for all ways to run a pack: of the kind of the last that was tried."""
-    kind = type(failures[-1]) if failures else ModelRejected
+    """One error for all ways to run a pack: of the kind of the likeliest one's."""
+    kind = type(failures[0]) if failures else ModelRejected
     error = kind.__new__(kind)
     # Only the base class takes a ready sentence; some kinds build theirs from parts.
     AgentError.__init__(
         error,
         "no variant of this pack runs here: " + "; ".join(reasons),
-        hint="`edgeward plan` on the device tells more",
+        hint=(failures[0].hint if failures else "") or "`edgeward plan` on the device tells more",
     )
     return error
