@@ -171,9 +171,9 @@ def _within(limits: PlanLimits, recognised: Recognised) -> PlanLimits:
 def _routes(device: Device, recognised: Recognised, pin: Pin | None) -> tuple[Route, ...]:
     """Return all ways of running anything: the preferred, then what else the device has, then
     what a deployment asks for that is neither."""
-    routes = [Route.preferred(one) for one in recognised.prefer]
+    routes = [_named(Route.preferred(one), device) for one in recognised.prefer]
     named = {route.runtime for route in routes}
-    routes += [_plain(facts.name) for facts in device.runtimes if facts.name not in named]
+    routes += [_plain(facts.name, device) for facts in device.runtimes if facts.name not in named]
     if pin and (pin.runtime or pin.provider) and not any(_route_pinned(one, pin) for one in routes):
         runtimes = [pin.runtime] if pin.runtime else _offering(device, pin.provider)
         provider = "" if pin.provider in CPU_PROVIDERS else pin.provider
@@ -181,10 +181,19 @@ def _routes(device: Device, recognised: Recognised, pin: Pin | None) -> tuple[Ro
     return tuple(routes)
 
 
-def _plain(runtime: str) -> Route:
-    """A runtime's own kernels, where nobody prefers anything."""
+def _plain(runtime: str, device: Device) -> Route:
+    """A runtime as it is, where nobody prefers anything."""
     single = runtime in capabilities.SINGLE_THREADED
-    return Route(runtime, threads=(1,)) if single else Route(runtime)
+    return _named(Route(runtime, threads=(1,)) if single else Route(runtime), device)
+
+
+def _named(route: Route, device: Device) -> Route:
+    """Call the provider of a runtime that has only one by the runtime's own name for it."""
+    facts = device.runtime(route.runtime)
+    if route.provider or not route.accelerator or facts is None:
+        return route
+    own = [provider for provider in facts.providers if provider not in CPU_PROVIDERS]
+    return replace(route, provider=own[0]) if own else route
 
 
 def _offering(device: Device, provider: str) -> list[str]:
@@ -204,7 +213,7 @@ def _ways(variant: Variant, routes: Sequence[Route], device: Device) -> list[Rou
     ways = [route for route in routes if fits(route)]
     usual = ("edgetpu",) if variant.needs.edgetpu else capabilities.runtimes_for(variant.format)
     there = {route.runtime for route in ways}
-    return [*ways, *(_plain(runtime) for runtime in usual if runtime not in there)]
+    return [*ways, *(_plain(runtime, device) for runtime in usual if runtime not in there)]
 
 
 # Whether one of them works.
@@ -259,7 +268,7 @@ def _ranked(
                 continue
             place, route = next(
                 (place, route)
-                for place, route in enumerate((*routes, _plain(verdict.runtime)))
+                for place, route in enumerate((*routes, _plain(verdict.runtime, device)))
                 if (route.runtime, route.provider, route.options)
                 == (verdict.runtime, verdict.provider, verdict.options)
             )
