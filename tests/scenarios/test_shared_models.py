@@ -411,7 +411,7 @@ REFUSALS: dict[str, tuple[tuple[str, ...], str]] = {
     "memory_12gb_at_run.onnx": (MEMORY, "more memory than the limit"),
     "zip_archive.onnx": (REJECTED, "ZIP archive"),
     "nan_output.onnx": (("bad_output",), "NaN"),
-    "future_opset.onnx": (REJECTED, "does not know opset 999"),
+    "future_opset.onnx": (REJECTED, "opset 999"),
     "person_detect_refused_by_litert.tflite": (REJECTED, "refuses"),
 }
 
