@@ -94,7 +94,7 @@ def plan(
     if device_file and names:
         raise UsageError("--device and --profile exclude each other", hint="give one of them")
     digest, manifest = _manifest(pack)
-    profiles, limits = load(own), PlanLimits()
+    profiles, limits = load(own), PlanLimits(momentary=True)
     if device_file is not None:
         device = _recorded(device_file)
     elif names:
@@ -102,7 +102,8 @@ def plan(
     else:
         settings = _settings(config)
         device = _here(settings)
-        limits = PlanLimits(worker_memory_bytes=settings.limits.worker_memory_mb * 1024 * 1024)
+        worker_memory_bytes = settings.limits.worker_memory_mb * 1024 * 1024
+        limits = PlanLimits(worker_memory_bytes, momentary=True)
     asked = _Asked(
         digest,
         manifest,

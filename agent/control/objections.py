@@ -12,7 +12,7 @@ from agent.control import capabilities
 from agent.control.versions import older
 from agent.control.wheels import obtainable
 from agent.documents.choice import CPU_PROVIDERS
-from agent.documents.device import Device, RuntimeFacts
+from agent.documents.device import Device, RuntimeFacts, Storage
 from agent.documents.manifest import Manifest, Variant
 from agent.documents.profile import Preference, Threads
 
@@ -31,12 +31,15 @@ class PlanLimits:
         store_bytes: Room that the store has left; None: as much as the disk has.
         variants: How many variants may be fetched: the one to run and what it falls back to.
         candidates: How many may be measured.
+        momentary: Count what is so at this moment only, free memory and free disk, as a person
+            wants to know. A deployment is not refused for that: it may be otherwise tomorrow.
     """
 
     worker_memory_bytes: int | None = None
     store_bytes: int | None = None
     variants: int = 2
     candidates: int = MAX_CANDIDATES
+    momentary: bool = False
 
 
 @dataclass(frozen=True)
@@ -269,7 +272,8 @@ def _memory(question: Question) -> Reason | None:
             f"which may have {_mb(limit)}",
             "use a smaller variant, or raise limits.worker_memory_mb",
         )
-    bounds = (memory.available_bytes or memory.total_bytes, memory.limit_bytes or 0)
+    available = memory.available_bytes if question.limits.momentary else 0
+    bounds = (available or memory.total_bytes, memory.limit_bytes or 0)
     most = min((bound for bound in bounds if bound), default=0)
     if most and estimate.peak_bytes > most:
         return Reason(
@@ -281,7 +285,7 @@ def _memory(question: Question) -> Reason | None:
 
 
 def _disk(question: Question) -> Reason | None:
-    storage = question.device.storage
+    storage = question.device.storage if question.limits.momentary else Storage()
     if storage.read_only:
         return Reason(
             "disk",

@@ -344,6 +344,9 @@ def test_a_model_that_the_memory_cannot_hold_is_told_with_both_numbers() -> None
     assert "there are 500 MB" in reason(planned(big, device(ORT, memory=limited)), "fp32", "onnx")
     assert planned(big, device(ORT, memory=Memory(total_bytes=8 * 1024**3))).runs
     assert planned(big, device(ORT)).runs
+    busy = device(ORT, memory=Memory(total_bytes=8 * 1024**3, available_bytes=10**8))
+    assert planned(big, busy).runs
+    assert not planned(big, busy, limits=PlanLimits(momentary=True)).runs
 
 
 def test_weights_beside_the_model_count_too() -> None:
@@ -363,11 +366,14 @@ def test_a_worker_s_limit_counts_private_memory_only() -> None:
 @pytest.mark.parametrize(
     ("storage", "limits", "says"),
     [
-        (Storage(free_bytes=500_000), PlanLimits(), "there are 0.5 MB"),
+        (Storage(free_bytes=500_000), PlanLimits(momentary=True), "there are 0.5 MB"),
         (Storage(), PlanLimits(store_bytes=0), "there are 0.0 MB"),
-        (Storage(read_only=True), PlanLimits(), "takes nothing"),
-        (Storage(), PlanLimits(), ""),
-        (Storage(free_bytes=2_000_000), PlanLimits(), ""),
+        (Storage(read_only=True), PlanLimits(momentary=True), "takes nothing"),
+        (Storage(), PlanLimits(momentary=True), ""),
+        (Storage(free_bytes=2_000_000), PlanLimits(momentary=True), ""),
+        # May be otherwise tomorrow, so no deployment is refused for it.
+        (Storage(free_bytes=500_000), PlanLimits(), ""),
+        (Storage(read_only=True), PlanLimits(), ""),
     ],
 )
 def test_a_pack_that_the_disk_cannot_hold_is_told(
