@@ -119,12 +119,26 @@ def _check_wanted(wanted: Wanted) -> None:
 
 
 class TfliteSession:
-    """One interpreter. Free dimensions are resized when a run's shapes differ from the last."""
+    """One interpreter. Free dimensions are resized when a run's shapes differ from the last.
 
-    def __init__(self, model: Path, wanted: Wanted, outputs: Sequence[str]) -> None:
+    Args:
+        model: The file, or its bytes.
+        wanted: On what.
+        outputs: As for `Runtime.load`.
+        delegates: External ones, which take operators before XNNPACK does.
+    """
+
+    def __init__(
+        self,
+        model: Path | bytes,
+        wanted: Wanted,
+        outputs: Sequence[str],
+        delegates: Sequence[Any] = (),
+    ) -> None:
         self._model = model
         self._wanted = wanted
-        self._interpreter: Any = _interpreter(model, wanted)
+        self._delegates = delegates
+        self._interpreter: Any = _interpreter(model, wanted, delegates)
         inputs = self._interpreter.get_input_details()
         chosen = [
             details
@@ -172,7 +186,7 @@ class TfliteSession:
                 reason = _last_words(error)
                 raise ModelError(f"the model's state cannot be reset: {reason}") from None
             return
-        self._interpreter = _interpreter(self._model, self._wanted)
+        self._interpreter = _interpreter(self._model, self._wanted, self._delegates)
         self._allocated = {
             details["name"]: tuple(details["shape"])
             for details in self._interpreter.get_input_details()
@@ -216,12 +230,17 @@ class TfliteSession:
         return ModelError(f"the model failed while running: {_last_words(error)}")
 
 
-def _interpreter(model: Path, wanted: Wanted) -> Any:
+def _interpreter(model: Path | bytes, wanted: Wanted, delegates: Sequence[Any]) -> Any:
+    if isinstance(model, bytes):
+        source: dict[str, Any] = {"model_content": model}
+    else:
+        source = {"model_path": str(model)}
     # Unless it is turned off, XNNPACK takes all operators that it knows.
     kernels = "BUILTIN_WITHOUT_DEFAULT_DELEGATES" if wanted.provider == CPU else "AUTO"
     try:
         interpreter = Interpreter(
-            model_path=str(model),
+            **source,
+            experimental_delegates=list(delegates) or None,
             num_threads=max(1, wanted.threads),
             experimental_op_resolver_type=OpResolverType[kernels],
         )
@@ -236,7 +255,7 @@ def _interpreter(model: Path, wanted: Wanted) -> Any:
     return interpreter
 
 
-def _refusal(error: Exception, model: Path) -> ModelRejected:
+def _refusal(error: Exception, model: Path | bytes) -> ModelRejected:
     text = str(error)
     if found := _CUSTOM_OPERATOR.search(text):
         if found[1] == EDGETPU_OPERATOR:
@@ -250,7 +269,8 @@ def _refusal(error: Exception, model: Path) -> ModelRejected:
             "the model needs TensorFlow's own (Flex) operators, which this runtime does not have",
             hint="convert it with TFLITE_BUILTINS only",
         )
-    return ModelRejected(f"{TITLE} {package.__version__} refuses {model.name}: {shorten(text)}")
+    name = model.name if isinstance(model, Path) else "the model"
+    return ModelRejected(f"{TITLE} {package.__version__} refuses {name}: {shorten(text)}")
 
 
 def _needs_too_much(interpreter: Any, text: str) -> bool:
