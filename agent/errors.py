@@ -19,6 +19,7 @@ AgentError
 │   ├── BadInput           one message does not fit the model
 │   └── BadOutput          the model's answer is not what its manifest says
 ├── RuntimeUnavailable     an inference library is absent or does not import
+├── AcceleratorFailed      what computes beside the CPU is absent, taken, or does not answer
 ├── WorkerError
 │   ├── WorkerExited       the process is gone (signal or exit status says how)
 │   ├── WorkerTimedOut     no answer within its deadline
@@ -135,6 +136,10 @@ class BadOutput(ModelError):
 
 class RuntimeUnavailable(AgentError):
     code = "runtime_unavailable"
+
+
+class AcceleratorFailed(AgentError):
+    code = "accelerator_failed"
 
 
 class WorkerError(AgentError):

@@ -187,6 +187,7 @@ class RuntimeFacts(msgspec.Struct, frozen=True, omit_defaults=True):
         package: The distribution that it came from, such as `onnxruntime-gpu`.
         formats: Of model files that it loads.
         providers: What its build can compute on. Whether they work is shown by a session only.
+        driver: Version of what it drives an accelerator with, as that says itself.
         opset: The newest ONNX operator set that it knows.
         ir_version: The newest ONNX file layout that it knows.
         operators: All that it knows, where it knows only some; nothing: ask it.
@@ -200,6 +201,7 @@ class RuntimeFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     package: ShortText = ""
     formats: Words = ()
     providers: Words = ()
+    driver: ShortText = ""
     opset: Natural | None = None
     ir_version: Natural | None = None
     operators: Words = ()

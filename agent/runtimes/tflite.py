@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import resource
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,12 @@ from agent.runtimes.tflite_placement import placement
 
 try:
     import ai_edge_litert as package
-    from ai_edge_litert.interpreter import Interpreter, OpResolverType
+    from ai_edge_litert.interpreter import Interpreter, OpResolverType, load_delegate
 except ImportError as litert:
     # The only one with wheels for 32-bit ARM; the same interface.
     try:
         import tflite_runtime as package
-        from tflite_runtime.interpreter import Interpreter, OpResolverType
+        from tflite_runtime.interpreter import Interpreter, OpResolverType, load_delegate
     except ModuleNotFoundError:
         # The one that is meant, where neither is there.
         raise litert from None
@@ -155,9 +155,10 @@ class TfliteSession:
             for details, tensor in zip(inputs, self.inputs, strict=True)
             if -1 in tensor.shape
         }
-        details = self._interpreter._get_ops_details()
-        self.placement: Placement = placement(wanted.provider, XNNPACK, details)
-        operators = {entry["op_name"] for entry in details}
+        # As the interpreter lists them, those that delegates have taken included.
+        self.operators: list[dict[str, Any]] = self._interpreter._get_ops_details()
+        self.placement: Placement = placement(wanted.provider, XNNPACK, self.operators)
+        operators = {entry["op_name"] for entry in self.operators}
         self._has_variables = not _VARIABLE_OPERATORS.isdisjoint(operators)
 
     def run(self, arrays: Arrays) -> dict[str, Array]:
@@ -228,6 +229,16 @@ class TfliteSession:
         if _needs_too_much(self._interpreter, str(error)):
             return MemoryError(_last_words(error))
         return ModelError(f"the model failed while running: {_last_words(error)}")
+
+
+def external_delegate(library: str, options: Mapping[str, str]) -> Any:
+    """Create a delegate from a native library, which the loader finds by its name.
+
+    Raises:
+        ValueError: The library gives none; its words, where it has any, stand after a line's end.
+        OSError: It does not load.
+    """
+    return load_delegate(library, dict(options))
 
 
 def _interpreter(model: Path | bytes, wanted: Wanted, delegates: Sequence[Any]) -> Any:
