@@ -14,6 +14,7 @@ import msgspec
 
 from agent.documents.blocks import BlockRefused, BlockRequest
 from agent.documents.deployment import Deployment
+from agent.documents.device import Device
 from agent.documents.docstrings import about, structs_in
 from agent.documents.gap import GapDocument
 from agent.documents.manifest import Manifest, SelfTestCase
@@ -34,6 +35,7 @@ DOCUMENTS: dict[str, type[msgspec.Struct]] = {
     "status": Status,
     "block-request": BlockRequest,
     "block-refused": BlockRefused,
+    "device": Device,
     "settings": Settings,
 }
 
