@@ -29,7 +29,9 @@ from tests.control.packs import pack, real_pack, variant
 
 KNOWN = load(None)
 ORT = RuntimeFacts(
-    "onnx", True, "1.32.0", "onnxruntime", ("onnx",), ("CPUExecutionProvider",), 28, 14
+    *("onnx", True, "1.32.0", "onnxruntime", ("onnx",), ("CPUExecutionProvider",)),
+    opset=28,
+    ir_version=14,
 )
 LITERT = RuntimeFacts("tflite", True, "2.3.0", "ai-edge-litert", ("tflite",), ("CPU", "XNNPACK"))
 TPU = RuntimeFacts("edgetpu", True, "2.3.0", "ai-edge-litert", ("tflite",), ("EdgeTPU",))
