@@ -7,7 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from agent.control.state import DeviceState, Phase, Rollout, SlotState
-from agent.documents.report import Failure, Placement, Progress, Report, SlotPhase, SlotReport
+from agent.documents.report import (
+    Failure,
+    Isolation,
+    Placement,
+    Progress,
+    Report,
+    SlotPhase,
+    SlotReport,
+)
 
 # Waiting shows as the phase that it comes back to; the error beside it says why it waits.
 _SHOWN: Mapping[Phase, SlotPhase] = {
@@ -31,7 +39,7 @@ class Facts:
     runtime: str = ""
     runtime_version: str = ""
     provider: str = ""
-    isolation: str = ""
+    isolation: Isolation | None = None
     placement: Placement | None = None
     threads: int | None = None
     p50_ms: float | None = None

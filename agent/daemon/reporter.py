@@ -179,7 +179,7 @@ class Reporter:
             provider=ready.placement.got,
             placement=_placement(server, ready.placement),
             threads=ready.threads,
-            isolation=isolation_level(ready.isolation),
+            isolation=ready.isolation,
         )
 
     # -- status, for a person on the device -----------------------------------------------------
@@ -339,11 +339,6 @@ class Reporter:
         counted, self._not_kept = self._not_kept, Counter()
         for slot, count in counted.items():
             self.event("dead_letters", slot=slot, count=count)
-
-
-def isolation_level(layers: Mapping[str, str]) -> str:
-    """One word for the report; the layers themselves stand in the log."""
-    return ",".join(f"{layer}:{how}" for layer, how in sorted(layers.items()))
 
 
 def _detail(data: bytes) -> Any:

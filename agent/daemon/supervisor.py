@@ -11,13 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NoReturn
 
 import msgspec
 
 from agent import errors
+from agent.documents.report import Isolation
 from agent.links.template import TemplateProcess, describe_exit, start_template
 from agent.links.worker import error_of
 from agent.wire import frames
@@ -286,7 +287,7 @@ class Supervisor:
         template = await asyncio.shield(self._template(runtime))
         number, self._next = self._next, self._next + 1
         worker = Worker(number, runtime, load.memory_mb)
-        await template.spawn(worker)
+        await template.spawn(worker, load)
         try:
             return worker, await worker.ask(frames.LOAD, load, deadline_s)
         except BaseException:
@@ -347,7 +348,7 @@ class _Template:
         self.first_event: asyncio.Future[TemplateEvent] = self._loop.create_future()
         self._loop.add_reader(process.control.fileno(), self._readable)
 
-    async def spawn(self, worker: Worker) -> None:
+    async def spawn(self, worker: Worker, load: Load) -> None:
         """Have a worker forked.
 
         Raises:
@@ -355,7 +356,7 @@ class _Template:
             NoWorkerNow: The machine has no room for one more at this moment.
         """
         try:
-            stream = self.process.request_worker(worker.number)
+            stream = self.process.request_worker(worker.number, load)
         except ConnectionError as error:
             self.close()
             raise errors.WorkerExited(f"the {worker.runtime} template is gone: {error}") from None
@@ -478,12 +479,16 @@ def _bounded(ready: Ready) -> Ready:
             why=ready.placement.why[:MAX_REASON_CHARACTERS],
         ),
         variant=_word(ready.variant),
-        isolation=_layers(ready.isolation),
+        isolation=_words(ready.isolation),
     )
 
 
-def _layers(isolation: Mapping[str, str]) -> dict[str, str]:
-    return {_word(name): _word(how) for name, how in list(isolation.items())[:MAX_LAYERS]}
+def _words(isolation: Isolation) -> Isolation:
+    layers, missing = (
+        {_word(name): _word(how) for name, how in list(table.items())[:MAX_LAYERS]}
+        for table in (isolation.layers, isolation.missing)
+    )
+    return Isolation(isolation.level, _word(isolation.policy), layers, missing)
 
 
 def _word(text: str) -> str:

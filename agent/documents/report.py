@@ -9,6 +9,7 @@ import msgspec
 SlotPhase = Literal[
     "fetching", "verifying", "qualifying", "probation", "active", "failed", "rolled_back"
 ]
+IsolationLevel = Literal["none", "basic", "strong", "full"]
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -45,6 +46,23 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
     why: str = ""
 
 
+class Isolation(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What keeps a model to itself, as it was seen to hold; docs/isolation.md says what it stops.
+
+    Attributes:
+        level: What the layers make together.
+        policy: The set of exceptions; `strict` has none, the others are named after accelerators.
+        layers: What holds: `network`, `namespaces`, `root`, `landlock`, `syscalls`, `memory`; and
+            how.
+        missing: Which layers this machine does not give, and why.
+    """
+
+    level: IsolationLevel = "none"
+    policy: str = "strict"
+    layers: dict[str, str] = {}
+    missing: dict[str, str] = {}
+
+
 class Progress(msgspec.Struct, frozen=True):
     """How much of a pack is here.
 
@@ -72,7 +90,7 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
         runtime: The inference library that really runs it.
         runtime_version: Its version.
         provider: What that library computes on, as it says itself.
-        isolation: What holds the worker, `layer:how` for each layer, with commas between them.
+        isolation: What holds the worker.
         placement: Where its operators were to run and do run; `why` also tells why the pack is not
             run in the way that was chosen.
         threads: How many a run may use.
@@ -92,7 +110,7 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
     runtime: str = ""
     runtime_version: str = ""
     provider: str = ""
-    isolation: str = ""
+    isolation: Isolation | None = None
     placement: Placement | None = None
     threads: int | None = None
     p50_ms: float | None = None

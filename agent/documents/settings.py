@@ -77,11 +77,14 @@ class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How far a worker must be confined.
 
     Attributes:
-        require: Below this nothing is served. `basic`: no network, no new privileges, limits of
-            memory and files. `none`: the limits only. What can be had is always used.
+        require: Below this nothing is served; what can be had is always used. `full`: namespaces, a
+            private root, Landlock, a filter of system calls, memory limited by a control group.
+            `strong`: without Landlock or without the private root, memory limited by the process's
+            own limit. `basic`: no network, no new privileges, limits of memory and files. `none`:
+            the limits only.
     """
 
-    require: Literal["basic", "none"] = "basic"
+    require: Literal["full", "strong", "basic", "none"] = "basic"
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

@@ -15,9 +15,11 @@ import subprocess
 import sys
 from contextlib import ExitStack, suppress
 
+import msgspec
+
 from agent.documents.text import printable
 from agent.errors import AgentError, MemoryLimit, RuntimeUnavailable, WorkerError, WorkerExited
-from agent.wire.worker import TemplateEvent, read
+from agent.wire.worker import Load, TemplateEvent, read
 
 # All that a template, and so each worker, gets to know of its surroundings.
 ENVIRONMENT = {
@@ -63,8 +65,15 @@ class TemplateProcess:
         self.is_ready = False
         self._last_words = b""
 
-    def request_worker(self, number: int) -> socket.socket:
+    def request_worker(self, number: int, load: Load, group: int | None = None) -> socket.socket:
         """Ask for a worker; `started` and `exited` events will carry its number.
+
+        Args:
+            number: As long as this template lives, no other's.
+            load: What it will be told to load: its folder is all that it gets to see, its policy
+                how it is confined.
+            group: The open `cgroup.procs` of the control group that it is to live in; it stays the
+                caller's.
 
         Returns:
             This side's end of the worker's stream, blocking.
@@ -77,8 +86,9 @@ class TemplateProcess:
             try:
                 for end in (own, theirs):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BYTES)
-                packet = b'{"worker":%d}' % number
-                socket.send_fds(self.control, [packet], [theirs.fileno()])
+                request = {"worker": number, "directory": load.directory, "policy": load.policy}
+                sent = [theirs.fileno()] if group is None else [theirs.fileno(), group]
+                socket.send_fds(self.control, [msgspec.json.encode(request)], sent)
             except OSError:
                 own.close()
                 raise

@@ -98,7 +98,7 @@ class BlockingWorker:
             self._await_ready(start_deadline_s)
             # What a worker before this one said is not about this one.
             self._template.take_last_words()
-            self._stream = self._template.request_worker(self._number)
+            self._stream = self._template.request_worker(self._number, load)
         except BaseException:
             self.close()
             raise

@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from agent.documents.device import RuntimeFacts
-from agent.documents.report import Placement
+from agent.documents.report import Isolation, Placement
 from agent.errors import WorkerError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -41,6 +41,8 @@ class Load(msgspec.Struct, frozen=True, omit_defaults=True):
     # Obey `reply_to` in JSON payloads.
     reply_to: bool = False
     require_isolation: str = "basic"
+    # How much more than computing the worker may do: a name of `agent.worker.policies`.
+    policy: str = "strict"
 
 
 class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -51,7 +53,7 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
     placement: Placement
     variant: str
     threads: int = 1
-    isolation: dict[str, str] = {}
+    isolation: Isolation = Isolation()
     # False where the model keeps hidden state that cannot be rebuilt by replaying messages.
     replayable: bool = True
 

@@ -1,41 +1,86 @@
 """Takes from a worker what it does not need, before it reads the first byte of a model.
 
-Each layer is tried and its effect looked at from inside; what does not hold is reported as missing.
-Everything here happens while the process has one thread: a namespace or a filter of this kind
-covers the calling thread and those that it starts.
+Everything here happens while the process has one thread: a namespace, a Landlock domain or a filter
+of this kind covers the calling thread and those that it starts. The order is the one in which each
+step can still be made: namespaces, private root, Landlock, system calls.
+
+A process that gets only half-way is of no use: it ends, and its template forks another one without
+the layer that failed.
 """
 
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import resource
 import signal
-import socket
-import struct
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from agent.errors import IsolationUnavailable
-from agent.worker import seccomp
+from agent.documents.report import Isolation
+from agent.worker import kernel, landlock, namespaces, root, seccomp
+from agent.worker.ladder import level_of
+from agent.worker.policies import POLICIES, STAND_ALLOW_LIST, STRICT, Policy
+from agent.worker.view import View
 
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_NO_NEW_PRIVS = 1, 4, 38
-_CLONE_NEWUSER, _CLONE_NEWNET = 0x10000000, 0x40000000
-_CAPABILITY_VERSION_3 = 0x20080522
 OOM_SCORE_ADJ = 500
 OPEN_FILES = 64
+# Threads; the kernel counts them for each user namespace since 5.14, before that for each user.
+PROCESSES = 256
+# Of the processor, until a model is loaded: a backstop behind the deadlines of who waits for it.
+LOAD_CPU_S = 900
 LAST_WORDS_BYTES = 8 * 1024 * 1024
-# What this version can promise at most; a stronger one adds a private root and Landlock.
-LEVELS = ("none", "basic")
+# What can be left out where it cannot be had. Without `user` none of the others of OWN.
+LAYERS = (*namespaces.FLAGS, "root", "landlock", "syscalls", "allow_list")
 
-_libc = ctypes.CDLL(None, use_errno=True)
+
+@dataclass(frozen=True)
+class Plan:
+    """Which layers a worker is to have.
+
+    Attributes:
+        layers: Of `LAYERS`.
+        missing: Why it is to have no other.
+    """
+
+    layers: frozenset[str] = frozenset(LAYERS)
+    missing: dict[str, str] = field(default_factory=dict)
+
+    def without(self, layer: str, reason: str) -> Plan:
+        """Return the plan for who cannot have a layer, nor those that build on it."""
+        gone = {layer}
+        gone |= {*namespaces.FLAGS, "root"} if layer == "user" else set()
+        gone |= {"root"} if layer == "mnt" else set()
+        gone |= {"allow_list"} if layer == "syscalls" else set()
+        return Plan(self.layers - gone, {**self.missing, layer: reason})
+
+    @property
+    def namespaces(self) -> list[str]:
+        """The namespaces that a worker enters itself."""
+        return [name for name in namespaces.OWN if name in self.layers]
+
+
+@dataclass
+class Held:
+    """What holds this process, and what does not; see `agent.documents.report.Isolation`."""
+
+    policy: str
+    layers: dict[str, str]
+    missing: dict[str, str]
+    allow_list: bool = False
+
+    def report(self) -> Isolation:
+        """Return it as the document says it."""
+        layers = dict(self.layers)
+        return Isolation(level_of(layers), self.policy, layers, dict(self.missing))
 
 
 def end_with_parent(parent: int) -> None:
     """Have the kernel kill this process when its parent ends, however it ends."""
-    _prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    # The parent may have ended before the kernel was asked.
-    if os.getppid() != parent:
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+    # The parent may have ended before the kernel was asked. One that is outside of this process
+    # namespace has no number in it; then the namespace ends with it.
+    if os.getppid() not in (parent, 0):
         os._exit(0)
 
 
@@ -53,59 +98,56 @@ def close_all_but(kept: set[int]) -> None:
                 os.close(descriptor)
 
 
-def confine() -> dict[str, str]:
-    """Give up the network, other processes, writing and privileges.
-
-    Returns:
-        Layer → what holds it, for the report; `missing_…` → why a layer is absent.
-    """
-    _be_the_first_to_go()
-    os.umask(0o077)
-    for limit, value in (
-        (resource.RLIMIT_FSIZE, 0),
-        (resource.RLIMIT_CORE, 0),
-        (resource.RLIMIT_NOFILE, OPEN_FILES),
-    ):
-        resource.setrlimit(limit, (value, value))
-    no_namespace = _leave_network()
-    _drop_capabilities()
-    _prctl(_PR_SET_NO_NEW_PRIVS, 1)
-    _prctl(_PR_SET_DUMPABLE, 0)
-    no_filter = seccomp.deny()
-    if not no_filter and _can_open_socket():
-        no_filter = "it does not deny"
-    report = {
-        "network": "namespace" if not no_namespace else "seccomp" if not no_filter else "none",
-        "syscalls": "none" if no_filter else "seccomp",
-    }
-    report |= {"missing_namespace": no_namespace} if no_namespace else {}
-    report |= {"missing_seccomp": no_filter} if no_filter else {}
-    return report
-
-
-def demand(require: str, report: dict[str, str]) -> None:
-    """Check that a process is confined as far as the settings ask.
+def confine(plan: Plan, view: View, policy_name: str = STRICT) -> Held:
+    """Give up the network, other processes, files, writing and privileges.
 
     Args:
-        require: The level below which nothing may be served.
-        report: What `confine` returned.
+        plan: What this machine was seen to give.
+        view: What of its files the worker needs, its pack included.
+        policy_name: One of `POLICIES`.
 
     Raises:
-        IsolationUnavailable: It is not.
+        LayerUnavailable: A layer of the plan cannot be had after all. End the process.
     """
-    level = "none" if report["network"] == "none" else "basic"
-    if require in LEVELS[: LEVELS.index(level) + 1]:
+    policy = POLICIES[policy_name]
+    held = Held(policy_name, {}, dict(plan.missing))
+    be_the_first_to_go()
+    os.umask(0o077)
+    for step in (_enter_namespaces, _enter_root, _limit, _give_up_rights, _use_landlock, _deny):
+        step(plan, view, policy, held)
+    return held
+
+
+def join_group(descriptors: list[int]) -> str:
+    """Enter the control group that limits this process; return why there is none.
+
+    Args:
+        descriptors: Nothing, or an open `cgroup.procs`, which is closed.
+    """
+    if not descriptors:
+        return "no control group was delegated to the agent"
+    try:
+        os.write(descriptors[0], b"0")
+    except OSError as error:
+        return f"cgroup.procs: {error.strerror}"
+    finally:
+        os.close(descriptors[0])
+    return ""
+
+
+def narrow(held: Held, runtime: str) -> None:
+    """Once the model is loaded, let this process call only what running it is known to take.
+
+    Raises:
+        LayerUnavailable: There is no filter.
+    """
+    if not held.allow_list:
         return
-    reasons = "; ".join(
-        f"{layer.removeprefix('missing_')}: {reason}"
-        for layer, reason in report.items()
-        if layer.startswith("missing_")
-    )
-    raise IsolationUnavailable(
-        f"the settings require isolation {require!r}, this machine gives a worker {level!r}"
-        + (f" ({reasons})" if reasons else ""),
-        hint="allow user namespaces or seccomp here, or lower isolation.require",
-    )
+    if runtime not in STAND_ALLOW_LIST:
+        held.missing["allow_list"] = f"not known to be enough for the runtime {runtime}"
+        return
+    seccomp.allow_only_known()
+    held.layers["syscalls"] = "allow-list"
 
 
 def limit_memory(megabytes: int) -> str:
@@ -125,7 +167,19 @@ def allow_last_words() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
-def _be_the_first_to_go() -> None:
+def limit_cpu() -> None:
+    """Have the kernel end this process (SIGXCPU) should a load never end."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (LOAD_CPU_S, hard))
+
+
+def allow_cpu() -> None:
+    """Lift that limit: serving goes on for ever, and each message has its own deadline."""
+    _, hard = resource.getrlimit(resource.RLIMIT_CPU)
+    resource.setrlimit(resource.RLIMIT_CPU, (hard, hard))
+
+
+def be_the_first_to_go() -> None:
     """Let the kernel, when memory runs out, take this process before any other."""
     # Before the process stops being dumpable: after that the file belongs to root.
     score = Path("/proc/self/oom_score_adj")
@@ -136,31 +190,60 @@ def _be_the_first_to_go() -> None:
         return
 
 
-def _leave_network() -> str:
-    """Move to a network namespace of its own, with nothing in it; return why that failed."""
-    own = Path("/proc/self/ns/net")
-    before = own.readlink()
-    if _libc.unshare(_CLONE_NEWUSER | _CLONE_NEWNET) != 0:
-        return f"unshare: {os.strerror(ctypes.get_errno())}"
-    if own.readlink() == before:
-        return "unshare had no effect"
-    return ""
+def _limit(plan: Plan, view: View, policy: Policy, held: Held) -> None:
+    # Within the new user namespace, where no other process counts.
+    limits = {
+        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_CORE: 0,
+        resource.RLIMIT_MEMLOCK: 0,
+        resource.RLIMIT_MSGQUEUE: 0,
+        resource.RLIMIT_NOFILE: OPEN_FILES,
+    }
+    if "user" in plan.layers and _kernel_release() >= (5, 14):
+        limits[resource.RLIMIT_NPROC] = PROCESSES
+    for limit, value in limits.items():
+        resource.setrlimit(limit, (value, value))
 
 
-def _drop_capabilities() -> None:
-    # A new user namespace comes with every capability inside it; none is needed.
-    header = ctypes.create_string_buffer(struct.pack("<Ii", _CAPABILITY_VERSION_3, 0))
-    _libc.capset(header, ctypes.create_string_buffer(24))
+def _kernel_release() -> tuple[int, ...]:
+    major, minor = os.uname().release.split(".")[:2]
+    return int(major), int("".join(filter(str.isdigit, minor[:3])) or 0)
 
 
-def _can_open_socket() -> bool:
-    try:
-        socket.socket(socket.AF_INET, socket.SOCK_DGRAM).close()
-    except OSError:
-        return False
-    return True
+def _enter_namespaces(plan: Plan, view: View, policy: Policy, held: Held) -> None:
+    if plan.namespaces:
+        namespaces.enter(plan.namespaces)
+        names = [name for name in namespaces.FLAGS if name in plan.layers]
+        held.layers["namespaces"] = " ".join(names)
+    if "net" in plan.layers:
+        held.layers["network"] = "namespace"
 
 
-def _prctl(option: int, value: int) -> None:
-    if _libc.prctl(option, ctypes.c_ulong(value), 0, 0, 0) != 0:
-        raise OSError(ctypes.get_errno(), f"prctl({option}, {value})")
+def _enter_root(plan: Plan, view: View, policy: Policy, held: Held) -> None:
+    if "root" in plan.layers:
+        root.enter(view.binds, view.links)
+        held.layers["root"] = "private"
+
+
+def _give_up_rights(plan: Plan, view: View, policy: Policy, held: Held) -> None:
+    kernel.drop_capabilities()
+    kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
+    kernel.prctl(kernel.PR_SET_DUMPABLE, 0)
+    # A change of rights can take it back.
+    kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _use_landlock(plan: Plan, view: View, policy: Policy, held: Held) -> None:
+    if "landlock" in plan.layers:
+        # The host's /proc changes under a rule for a part of it; secrets in it have other guards.
+        extra = [] if "root" in plan.layers else ["/proc"]
+        version = landlock.restrict([*view.readable(), *extra], view.devices())
+        held.layers["landlock"] = f"ABI {version}"
+
+
+def _deny(plan: Plan, view: View, policy: Policy, held: Held) -> None:
+    if "syscalls" in plan.layers:
+        seccomp.deny(policy.calls)
+        held.layers["syscalls"] = "deny-list"
+        held.layers.setdefault("network", "syscalls")
+        held.allow_list = policy.allow_list and "allow_list" in plan.layers

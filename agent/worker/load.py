@@ -11,6 +11,7 @@ from pathlib import Path
 
 from agent.documents import codec
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest, Tensor, Variant
+from agent.documents.report import Isolation
 from agent.errors import AgentError, ModelError, ModelRejected, PackError
 from agent.formats import registry as formats
 from agent.formats.bounds import shown
@@ -41,7 +42,7 @@ class Model:
     ready: Ready
 
 
-def open_model(runtime: Runtime, load: Load, isolation: dict[str, str]) -> Model:
+def open_model(runtime: Runtime, load: Load, isolation: Isolation) -> Model:
     """Load one variant of an unpacked pack, compile its chain and run it once.
 
     Args:

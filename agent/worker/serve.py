@@ -6,13 +6,16 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import msgspec
+from msgspec import structs
 
 from agent.errors import (
     AgentError,
     BadInput,
     BadOutput,
+    IsolationUnavailable,
     MemoryLimit,
     ModelError,
     WorkerError,
@@ -23,6 +26,9 @@ from agent.runtimes.api import Runtime, shorten
 from agent.wire import frames
 from agent.wire.worker import MAX_PREDICTION_BYTES, Failed, Load, Measure, read
 from agent.worker import confine
+from agent.worker.confine import Held
+from agent.worker.kernel import LayerUnavailable
+from agent.worker.ladder import demand
 from agent.worker.load import Model, open_model
 from agent.worker.probe import Bench, qualify
 
@@ -33,29 +39,27 @@ BATCH_NS = 1_000_000
 _BAD_OUTPUT = frames.REJECTED | frames.BAD_OUTPUT
 
 
-def serve_process(runtime: Runtime, stream: socket.socket) -> None:
-    """Be a worker, from the first breath to the end of the conversation.
+def serve_process(runtime: Runtime, stream: socket.socket, held: Held) -> None:
+    """Be a worker, once it is confined, to the end of the conversation.
 
     Args:
         runtime: Imported, with no session yet.
         stream: The other end is the daemon's. Blocking.
+        held: What confines this process.
     """
-    isolation = confine.confine()
     conversation = Conversation(stream)
     try:
-        _converse(runtime, conversation, isolation)
+        _converse(runtime, conversation, held)
     except ConnectionError:
         return  # Nobody is left to be told anything.
 
 
-def _converse(runtime: Runtime, conversation: Conversation, isolation: dict[str, str]) -> None:
+def _converse(runtime: Runtime, conversation: Conversation, held: Held) -> None:
     load = conversation.read_load()
     if load is None:
         return
     try:
-        confine.demand(load.require_isolation, isolation)
-        isolation["memory"] = confine.limit_memory(load.memory_mb)
-        model = open_model(runtime, load, isolation)
+        model = _open(runtime, load, held)
         if load.probe:
             probed, bench = qualify(model)
             conversation.tell(frames.PROBED, probed)
@@ -73,6 +77,29 @@ def _converse(runtime: Runtime, conversation: Conversation, isolation: dict[str,
         )
     except AgentError as error:
         conversation.fail(error)
+
+
+def _open(runtime: Runtime, load: Load, held: Held) -> Model:
+    """Load a model within the limits, then take away what only the load needed.
+
+    Raises:
+        AgentError: It does not load.
+        IsolationUnavailable: This process is not confined as LOAD asks.
+    """
+    held.layers.setdefault("memory", confine.limit_memory(load.memory_mb))
+    demand(load.require_isolation, held.report())
+    if load.policy != held.policy:
+        raise IsolationUnavailable(
+            f"the worker is confined by the policy {held.policy!r}, not {load.policy!r}"
+        )
+    confine.limit_cpu()
+    model = open_model(runtime, load, held.report())
+    confine.allow_cpu()
+    try:
+        confine.narrow(held, runtime.name)
+    except LayerUnavailable as error:
+        raise IsolationUnavailable(f"system calls cannot be limited: {error.reason}") from None
+    return replace(model, ready=structs.replace(model.ready, isolation=held.report()))
 
 
 class Conversation:

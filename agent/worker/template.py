@@ -4,14 +4,21 @@ A fork takes milliseconds where a new interpreter with NumPy and a runtime takes
 safe because the process has exactly one thread, which is checked, and no session: thread pools,
 arenas and devices come into being in the worker.
 
-Each packet that arrives is one JSON object: `{"worker": N}` with a stream socket attached (fork
-worker N and let it talk there) or `{"kill": PID}`. Each that leaves is a `TemplateEvent`.
+Each packet that arrives is one JSON object: `{"worker": N, "directory": …, "policy": …}` with a
+stream socket attached (fork worker N, confine it with that folder in view and let it talk there),
+after which may come the descriptor of a control group's `cgroup.procs`; or `{"kill": PID}`. Each
+that leaves is a `TemplateEvent`.
+
+What this machine gives a worker is tried before the first one (`agent.worker.trial`). Should a
+layer fail in a worker all the same, that process ends and another one is forked without the layer,
+before anybody is told of it.
 """
 
 from __future__ import annotations
 
 import contextlib
 import gc
+import io
 import os
 import select
 import signal
@@ -24,10 +31,18 @@ from agent.errors import AgentError, RuntimeUnavailable
 from agent.runtimes import registry
 from agent.runtimes.api import Runtime
 from agent.wire.worker import TemplateEvent
-from agent.worker import confine, serve
+from agent.worker import confine, namespaces, serve, view
+from agent.worker.confine import Held, Plan
+from agent.worker.kernel import LayerUnavailable
+from agent.worker.policies import POLICIES, STRICT
+from agent.worker.trial import Trial
 
 MAX_WORKERS = 256
-_MAX_PACKET = 4096
+_MAX_PACKET = 16384
+# For a worker to confine itself; takes milliseconds.
+_LOCK_DEADLINE_S = 10.0
+_LOCKED = b"locked"
+_IDLE = ("/usr/bin/sleep", "infinity")
 
 
 class Request(msgspec.Struct, frozen=True):
@@ -35,6 +50,8 @@ class Request(msgspec.Struct, frozen=True):
 
     worker: int = 0
     kill: int = 0
+    directory: str = ""
+    policy: str = STRICT
 
 
 def run(runtime_name: str, control: socket.socket, parent: int) -> None:
@@ -42,6 +59,8 @@ def run(runtime_name: str, control: socket.socket, parent: int) -> None:
     # A Ctrl-C in the terminal is for the program that started this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     confine.end_with_parent(parent)
+    # Beside the import, which takes much longer.
+    trial = Trial(Plan())
     try:
         runtime = _prepare(runtime_name)
     except AgentError as error:
@@ -53,17 +72,21 @@ def run(runtime_name: str, control: socket.socket, parent: int) -> None:
     ready = TemplateEvent(
         "ready", runtime=runtime.name, version=runtime.version, facts=runtime.facts()
     )
+    template = Template(runtime, control, trial.result())
     _tell(control, ready)
-    Template(runtime, control).serve()
+    template.serve()
 
 
 class Template:
     """The workers that live, and the loop that makes and reaps them."""
 
-    def __init__(self, runtime: Runtime, control: socket.socket) -> None:
+    def __init__(self, runtime: Runtime, control: socket.socket, plan: Plan) -> None:
         self._runtime = runtime
         self._control = control
+        self._plan = plan
+        self._view = view.of_machine()
         self._pid = os.getpid()
+        self._init = _make_process_namespace(plan)
         self._numbers: dict[int, int] = {}
         self._woken, self._wake = socket.socketpair()
         for end in (self._woken, self._wake):
@@ -86,12 +109,12 @@ class Template:
                 return
 
     def _answer(self) -> bool:
-        packet, descriptors, _, _ = socket.recv_fds(self._control, _MAX_PACKET, 1)
+        packet, descriptors, _, _ = socket.recv_fds(self._control, _MAX_PACKET, 2)
         if not packet:
             return False
         request = msgspec.json.decode(packet, type=Request)
         if request.worker and descriptors:
-            self._start(request.worker, descriptors[0])
+            self._start(request, descriptors)
         else:
             # Not reaped yet, so the process id still is this worker's.
             if request.kill in self._numbers:
@@ -100,19 +123,50 @@ class Template:
             os.close(descriptor)
         return True
 
-    def _start(self, number: int, stream: int) -> None:
+    def _start(self, request: Request, descriptors: list[int]) -> None:
         if len(self._numbers) >= MAX_WORKERS:
-            self._refuse(number, f"{MAX_WORKERS} workers are running")
+            self._refuse(request.worker, f"{MAX_WORKERS} workers are running")
             return
-        try:
-            pid = os.fork()
-        except OSError as error:
-            self._refuse(number, f"fork: {error.strerror}")
-            return
-        if pid == 0:
-            self._become_worker(stream)
-        self._numbers[pid] = number
-        _tell(self._control, TemplateEvent("started", worker=number, pid=pid))
+        plan = self._plan
+        while True:
+            try:
+                pid, failed = self._fork(plan, request, descriptors)
+            except OSError as error:
+                self._refuse(request.worker, f"fork: {error.strerror}")
+                return
+            if failed is None or failed.layer not in plan.layers:
+                break
+            # Half confined it is of no use; this one's successor does without.
+            plan = plan.without(failed.layer, failed.reason)
+            os.kill(pid, signal.SIGKILL)
+            os.waitpid(pid, 0)
+        self._numbers[pid] = request.worker
+        _tell(self._control, TemplateEvent("started", worker=request.worker, pid=pid))
+
+    def _fork(
+        self, plan: Plan, request: Request, descriptors: list[int]
+    ) -> tuple[int, LayerUnavailable | None]:
+        """Fork a worker and wait until it is confined.
+
+        Returns:
+            Its process id, and what it could not take away. One that has died is like one that is
+            confined: it is reaped like any other.
+        """
+        told, line = os.pipe()
+        with io.FileIO(told) as words:
+            try:
+                pid = os.fork()
+                if pid == 0:
+                    self._become_worker(plan, request, descriptors, line)
+            finally:
+                os.close(line)
+            if not select.select([words], [], [], _LOCK_DEADLINE_S)[0]:
+                os.kill(pid, signal.SIGKILL)
+                return pid, None
+            word = words.read(_MAX_PACKET)
+        if word in (_LOCKED, b"", None):
+            return pid, None
+        return pid, LayerUnavailable(*msgspec.json.decode(word, type=tuple[str, str]))
 
     def _refuse(self, number: int, reason: str) -> None:
         event = TemplateEvent(
@@ -124,16 +178,21 @@ class Template:
         )
         _tell(self._control, event)
 
-    def _become_worker(self, stream: int) -> None:
+    def _become_worker(
+        self, plan: Plan, request: Request, descriptors: list[int], line: int
+    ) -> None:
         """Turn the forked child into a worker. Never returns."""
         status = 1
         try:
             confine.end_with_parent(self._pid)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            confine.close_all_but({0, 1, 2, stream})
-            serve.serve_process(self._runtime, socket.socket(fileno=stream))
-            status = 0
+            confine.close_all_but({0, 1, 2, *descriptors, line})
+            stream, *groups = descriptors
+            held = self._lock(plan, request, groups, line)
+            if held is not None:
+                serve.serve_process(self._runtime, socket.socket(fileno=stream), held)
+                status = 0
         except BaseException:
             # Only what no layer below expected comes here: its last words go to the parent's pipe.
             with contextlib.suppress(Exception):
@@ -143,14 +202,64 @@ class Template:
             # No clean-up of the parent's objects in its copy.
             os._exit(status)
 
+    def _lock(self, plan: Plan, request: Request, groups: list[int], line: int) -> Held | None:
+        """Confine this process and say so on `line`; None: it cannot be, and that is told too."""
+        # A name that nobody knows gets what is safe; the answer to LOAD then says what is wrong.
+        policy = request.policy if request.policy in POLICIES else STRICT
+        seen = view.add(self._view, POLICIES[policy], request.directory)
+        no_group = confine.join_group(groups)
+        try:
+            held = confine.confine(plan, seen, policy)
+        except LayerUnavailable as error:
+            os.write(line, msgspec.json.encode((error.layer, error.reason)))
+            return None
+        if no_group:
+            held.missing["cgroup_memory"] = no_group
+        else:
+            held.layers["memory"] = "cgroup"
+        os.write(line, _LOCKED)
+        os.close(line)
+        return held
+
     def _reap(self) -> None:
-        while self._numbers:
+        while self._numbers or self._init:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
+            if pid == self._init:
+                # Its process namespace, and with it every worker, has ended; so does this one.
+                sys.exit("the first process of the workers' process namespace has ended")
             number = self._numbers.pop(pid)
             code = os.waitstatus_to_exitcode(status)
             _tell(self._control, TemplateEvent("exited", worker=number, pid=pid, status=code))
+
+
+def _make_process_namespace(plan: Plan) -> int:
+    """Have this process's children born into a process namespace of their own.
+
+    The first of them stays for as long as this process does: a worker in its place would not get
+    signals that have no handler, its own `abort` among them.
+
+    Returns:
+        Its process id; 0: there is no such namespace.
+    """
+    if not {"user", "pid"} <= plan.layers:
+        return 0
+    namespaces.enter(["user", "pid"])
+    parent = os.getpid()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            confine.end_with_parent(parent)
+            confine.close_all_but(set())
+            # A small program in place of a copy of this one saves 2 MB; it may be absent.
+            with contextlib.suppress(OSError):
+                os.execv(_IDLE[0], _IDLE)  # noqa: S606
+            while True:
+                signal.pause()
+        finally:
+            os._exit(1)
+    return pid
 
 
 def _prepare(runtime_name: str) -> Runtime:

@@ -139,7 +139,7 @@ def test_no_room_for_one_more_worker_leaves_the_others_alone(
         first = await supervisor.start("deaf", LOAD, WITHIN_S)
         template = await a_template(supervisor, "deaf")
 
-        def refuse(_: int) -> socket.socket:
+        def refuse(*_: object) -> socket.socket:
             raise OSError(number, os.strerror(number))
 
         with monkeypatch.context() as patch:

@@ -37,7 +37,7 @@ def test_the_environment_lies_over_the_file() -> None:
         ({"links": {}}, r"agent.toml.links: expected one of .*unknown key 'links'"),
         ({"link": {"url": "http://x"}}, r"agent.toml.link.url: expected str matching regex"),
         ({"limits": {"store_mb": "much"}}, r"agent.toml.limits.store_mb: expected int"),
-        ({"isolation": {"require": "full"}}, r"agent.toml.isolation.require: expected one of"),
+        ({"isolation": {"require": "most"}}, r"agent.toml.isolation.require: expected one of"),
     ],
 )
 def test_an_error_says_where_it_is_and_what_would_be_right(raw: dict[str, Any], text: str) -> None:

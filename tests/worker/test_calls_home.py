@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from tests.runtimes import models
 from tests.worker.packs import make_pack, v2
 
 X, Y = Tensor("x", "FP32", (1, 4)), Tensor("y", "FP32", (1, 4))
+CANARY = r'sun_path=@"edgeward-.* = -1 ECONNREFUSED'
+OF_ITSELF = r'"/proc/self/(oom_score_adj|setgroups|uid_map|gid_map)"|"/new"'
 PROGRAM = """
 import sys
 from pathlib import Path
@@ -56,8 +59,9 @@ def test_no_connection_is_tried_and_no_file_is_written(
     assert done.stdout == "0 True\n" * 20, done.stderr
     lines = log.read_text().splitlines()
     connects = [line for line in lines if " connect(" in line or "AF_NETLINK" in line]
-    assert connects == []
-    # The one attempt at a socket is the worker's own look at whether it is denied.
+    # The trial's own look at whether the network namespace hides an abstract socket.
+    assert [line for line in connects if not re.search(CANARY, line)] == []
+    # The one attempt at a socket is the trial's own look at whether it is denied.
     internet = [line for line in lines if "AF_INET" in line]
     assert len(internet) == 1
     assert "EPERM" in internet[0]
@@ -65,6 +69,9 @@ def test_no_connection_is_tried_and_no_file_is_written(
         line
         for line in lines
         if ("O_WRONLY" in line or "O_RDWR" in line or "O_CREAT" in line or "mkdir" in line)
-        if "/dev/null" not in line and "__pycache__" not in line and "oom_score_adj" not in line
+        if "/dev/null" not in line and "__pycache__" not in line
+        # What is refused is not written, as the trial's attempt; a relative path is in the private
+        # root; the rest is said of the process itself.
+        if " = -1 " not in line and '"/' in line and not re.search(OF_ITSELF, line)
     ]
     assert written == []

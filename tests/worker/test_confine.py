@@ -1,93 +1,31 @@
-"""What a confined process can still do, tried from inside it."""
+"""The pieces of the confinement: plans, levels, the trial, and how a template makes do without."""
 
 from __future__ import annotations
 
-import json
-import signal
-import socket
 import subprocess
 import sys
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
+from agent.documents.report import Isolation
 from agent.errors import IsolationUnavailable
-from agent.worker import confine
+from agent.worker import landlock
+from agent.worker.confine import LAYERS, Plan
+from agent.worker.kernel import LayerUnavailable
+from agent.worker.ladder import LEVELS, REMEDIES, demand, level_of
+from agent.worker.policies import POLICIES, STAND_ALLOW_LIST, STRICT
+from agent.worker.seccomp import CONDITIONS, DENIED, NETLINK
+from agent.worker.trial import Trial
 
-PROGRAM = Path(__file__).with_name("confined.py")
-
-
-def run_confined(tmp_path: Path, wrapper: Sequence[str] = ()) -> Any:
-    """Run the hostile program; return what it tells, with its exit status as `status`."""
-    folder = tmp_path / "open"
-    folder.mkdir()
-    folder.chmod(0o777)
-    file = folder / "victim"
-    file.write_text("precious")
-    file.chmod(0o666)
-    with socket.create_server(("127.0.0.1", 0)) as server, socket.socket(socket.AF_UNIX) as unix:
-        unix_path = folder / "api.sock"
-        unix.bind(str(unix_path))
-        unix_path.chmod(0o777)
-        unix.listen()
-        port = str(server.getsockname()[1])
-        done = subprocess.run(
-            [*wrapper, sys.executable, "-I", str(PROGRAM), port, str(file), str(unix_path)],
-            capture_output=True,
-            timeout=50,
-        )
-    assert done.stdout, done.stderr.decode()
-    assert file.read_text() == "precious"
-    assert sorted(path.name for path in folder.iterdir()) == ["api.sock", "victim"]
-    told = json.loads(done.stdout)
-    told["status"] = done.returncode
-    return told
-
-
-def check(told: Any) -> None:
-    assert {name: what for name, what in told["tries"].items() if what == "done"} == {}
-    assert told["thread"]
-    assert told["reads"]
-    assert told["memory"] == "refused"
-    assert told["capabilities"] == 0
-    assert told["no_new_privs"] == 1
-    assert told["dumpable"] == 0
-    assert told["oom_score_adj"] >= confine.OOM_SCORE_ADJ
-    assert told["report"]["syscalls"] == "seccomp"
-    assert told["status"] == -signal.SIGABRT
-
-
-def has_user_namespaces() -> bool:
-    return subprocess.run(["unshare", "-Urn", "true"], capture_output=True).returncode == 0
-
-
-def test_a_confined_process_reaches_nothing(tmp_path: Path) -> None:
-    told = run_confined(tmp_path)
-    check(told)
-    if has_user_namespaces():
-        assert told["report"] == {"network": "namespace", "syscalls": "seccomp"}
-
-
-def test_it_is_the_same_for_an_ordinary_user(tmp_path: Path) -> None:
-    if not has_user_namespaces():
-        pytest.skip("there are no user namespaces to play an ordinary user in")
-    as_user = ["unshare", "-U", "--map-user=1000", "--map-group=1000"]
-    # The shell stays, so that the parent too is a process of this user.
-    told = run_confined(tmp_path, [*as_user, "sh", "-c", '"$@"; exit $?', "sh"])
-    assert told["status"] == 128 + signal.SIGABRT
-    check(told | {"status": -signal.SIGABRT})
-
-
-def test_without_namespaces_the_filter_alone_denies_the_network(tmp_path: Path) -> None:
-    if not has_user_namespaces():
-        pytest.skip("there are no user namespaces to take away here")
-    none_left = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
-    told = run_confined(tmp_path, ["unshare", "-Ur", "sh", "-c", none_left, "sh"])
-    check(told)
-    assert told["report"]["network"] == "seccomp"
-    assert "unshare: " in told["report"]["missing_namespace"]
+ALL = {
+    "namespaces": "user net mnt pid ipc",
+    "network": "namespace",
+    "root": "private",
+    "landlock": "ABI 7",
+    "syscalls": "allow-list",
+    "memory": "cgroup",
+}
 
 
 def test_only_the_named_descriptors_stay_open() -> None:
@@ -104,24 +42,129 @@ print(sorted(map(int, os.listdir("/proc/self/fd")))[:-1] == [0, 1, 2, kept])
 
 
 @pytest.mark.parametrize(
-    ("require", "network", "served"),
+    ("change", "level"),
     [
-        ("none", "none", True),
-        ("none", "namespace", True),
-        ("basic", "seccomp", True),
-        ("basic", "namespace", True),
-        ("basic", "none", False),
-        ("strong", "namespace", False),
-        ("full", "namespace", False),
-        ("typing error", "namespace", False),
+        ({}, "full"),
+        ({"memory": "rlimit_data"}, "strong"),
+        ({"landlock": ""}, "strong"),
+        ({"root": ""}, "strong"),
+        ({"namespaces": "user net"}, "strong"),
+        ({"landlock": "", "root": ""}, "basic"),
+        ({"syscalls": ""}, "basic"),
+        ({"namespaces": "user"}, "basic"),
+        ({"namespaces": "", "network": "syscalls", "root": ""}, "basic"),
+        ({"network": ""}, "none"),
     ],
 )
-def test_below_the_level_that_is_required_nothing_serves(
-    require: str, network: str, served: bool
+def test_the_level_is_that_of_the_layers_that_hold(change: dict[str, str], level: str) -> None:
+    assert level_of({name: how for name, how in (ALL | change).items() if how}) == level
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_below_the_level_that_is_required_nothing_serves(place: int) -> None:
+    isolation = Isolation(LEVELS[place], missing={"user": "unshare: Operation not permitted"})
+    for require in LEVELS[: place + 1]:
+        demand(require, isolation)
+    for too_much in [*map(str, LEVELS[place + 1 :]), "typing error"]:
+        with pytest.raises(IsolationUnavailable, match="Operation not permitted") as caught:
+            demand(too_much, isolation)
+        assert "user namespaces" in caught.value.hint
+
+
+def test_what_builds_on_a_missing_layer_is_missing_too() -> None:
+    assert Plan().without("user", "x").layers == {"landlock", "syscalls", "allow_list"}
+    assert "root" not in Plan().without("mnt", "x").layers
+    assert "allow_list" not in Plan().without("syscalls", "x").layers
+    assert Plan().without("root", "why").missing == {"root": "why"}
+
+
+def test_every_layer_with_a_remedy_can_be_missing() -> None:
+    assert set(REMEDIES) <= {*LAYERS, "cgroup_memory"}
+
+
+def test_a_trial_finds_what_a_plain_look_finds() -> None:
+    plan = Trial(Plan()).result()
+    assert "syscalls" in plan.layers
+    assert ("landlock" in plan.layers) != ("landlock" in plan.missing)
+    assert set(plan.missing).isdisjoint(plan.layers)
+
+
+def test_a_layer_that_does_not_deny_counts_as_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The trial's child is a fork of this process.
+    monkeypatch.setattr("agent.worker.seccomp.deny", lambda *_: None)
+    monkeypatch.setattr("agent.worker.landlock.restrict", lambda *_: 7)
+    plan = Trial(Plan()).result()
+    assert plan.missing["syscalls"] == plan.missing["landlock"] == "it does not deny"
+    assert {"syscalls", "allow_list", "landlock"}.isdisjoint(plan.layers)
+
+
+def test_a_trial_that_breaks_is_followed_by_one_without_what_broke_it(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    report = {"network": network, "missing_namespace": "unshare: Operation not permitted"}
-    if served:
-        confine.demand(require, report)
-        return
-    with pytest.raises(IsolationUnavailable, match="Operation not permitted"):
-        confine.demand(require, report)
+    def break_off(*_: object) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr("agent.worker.root.enter", break_off)
+    plan = Trial(Plan()).result()
+    assert "root" not in plan.layers
+    assert "syscalls" in plan.layers
+
+
+@pytest.mark.parametrize(
+    ("abi", "files", "network", "scopes"),
+    [
+        (1, (1 << 13) - 1, 0, 0),
+        (2, (1 << 14) - 1, 0, 0),
+        (3, (1 << 15) - 1, 0, 0),
+        (4, (1 << 15) - 1, 3, 0),
+        (5, (1 << 16) - 1, 3, 0),
+        (6, (1 << 16) - 1, 3, 3),
+        (7, (1 << 16) - 1, 3, 3),
+    ],
+)
+def test_of_landlock_only_what_its_version_knows_is_asked(
+    abi: int, files: int, network: int, scopes: int
+) -> None:
+    assert landlock.handled(abi) == (files, network, scopes)
+
+
+@pytest.mark.parametrize(("abi", "size"), [(1, 8), (3, 8), (4, 16), (5, 16), (6, 24), (7, 24)])
+def test_an_older_landlock_gets_the_shorter_request(
+    abi: int, size: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[int] = []
+
+    def refuse(number: int, step: str, fields: bytes, *rest: object) -> int:
+        sizes.append(len(fields))
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(landlock, "version", lambda: abi)
+    monkeypatch.setattr(landlock, "syscall", refuse)
+    with pytest.raises(LayerUnavailable, match="not implemented"):
+        landlock.restrict([])
+    assert sizes == [size]
+
+
+def test_a_policy_names_calls_that_are_denied_otherwise() -> None:
+    for name, policy in POLICIES.items():
+        assert policy.calls <= {*DENIED, *CONDITIONS, NETLINK}, name
+        assert all(path.startswith("/") for path in (*policy.devices, *policy.reads))
+    strict = POLICIES[STRICT]
+    assert (strict.devices, strict.reads, strict.calls) == ((), (), frozenset())
+    assert strict.allow_list
+    assert {"onnx", "tflite"} <= STAND_ALLOW_LIST
+
+
+def test_a_view_has_no_programs_no_settings_and_one_pack(tmp_path: Path) -> None:
+    code = f"""
+from agent.worker import view
+from agent.worker.policies import POLICIES
+seen = view.add(view.of_machine(), POLICIES["strict"], {str(tmp_path)!r})
+for bind in seen.binds: print(bind.path)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    paths = done.stdout.split()
+    assert str(tmp_path) in paths
+    for hidden in ("/", "/etc", "/usr", "/usr/bin", "/home", "/root", "/tmp", "/var", "/proc"):
+        assert hidden not in paths
+    assert "/proc/cpuinfo" in paths

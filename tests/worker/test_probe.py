@@ -59,7 +59,7 @@ def test_a_good_candidate_is_measured(start: Start, tmp_path: Path) -> None:
     assert 0 < probed.p50_ms < 100
     assert 10e6 < probed.peak_memory_bytes < 512e6
     assert probed.ready.runtime == "onnx"
-    assert probed.ready.isolation["memory"] == "rlimit_data"
+    assert probed.ready.isolation.layers["memory"] == "rlimit_data"
 
 
 def test_the_first_wrong_value_is_told_in_a_sentence(start: Start, tmp_path: Path) -> None:

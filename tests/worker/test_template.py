@@ -63,8 +63,12 @@ def event_of(template: TemplateProcess, wanted: str, worker: int = 0) -> Templat
 _KEPT: WeakKeyDictionary[TemplateProcess, list[TemplateEvent]] = WeakKeyDictionary()
 
 
+def load_of(pack: Path) -> Load:
+    return Load(directory=str(pack), pack="p", variant="cpu")
+
+
 def load_into(stream: socket.socket, pack: Path) -> frames.Frame:
-    load = msgspec.json.encode(Load(directory=str(pack), pack="p", variant="cpu"))
+    load = msgspec.json.encode(load_of(pack))
     stream.sendall(frames.encode_frame(frames.LOAD, 0, 0, b"", load))
     stream.settimeout(DEADLINE_S)
     (frame,) = frames.FrameReader().feed(stream.recv(65536))
@@ -101,7 +105,7 @@ def test_a_worker_has_its_stream_and_nothing_else_open(
     template: TemplateProcess, pack: Path
 ) -> None:
     event_of(template, "ready")
-    with template.request_worker(7) as stream:
+    with template.request_worker(7, load_of(pack)) as stream:
         started = event_of(template, "started", 7)
         assert load_into(stream, pack).kind == frames.READY
         links = {
@@ -116,7 +120,7 @@ def test_a_worker_has_its_stream_and_nothing_else_open(
 
 def test_several_workers_live_and_end_apart(template: TemplateProcess, pack: Path) -> None:
     event_of(template, "ready")
-    streams = {number: template.request_worker(number) for number in (1, 2, 3)}
+    streams = {number: template.request_worker(number, load_of(pack)) for number in (1, 2, 3)}
     pids = {number: event_of(template, "started", number).pid for number in streams}
     assert len(set(pids.values())) == 3
     for stream in streams.values():
@@ -132,19 +136,19 @@ def test_several_workers_live_and_end_apart(template: TemplateProcess, pack: Pat
     streams[3].close()
 
 
-def test_a_process_that_is_no_worker_is_not_killed(template: TemplateProcess) -> None:
+def test_a_process_that_is_no_worker_is_not_killed(template: TemplateProcess, pack: Path) -> None:
     event_of(template, "ready")
     with subprocess.Popen(["sleep", "60"]) as bystander:
         template.kill_worker(bystander.pid)
-        with template.request_worker(1):
+        with template.request_worker(1, load_of(pack)):
             event_of(template, "started", 1)
         assert bystander.poll() is None
         bystander.kill()
 
 
-def test_workers_end_with_their_template(template: TemplateProcess) -> None:
+def test_workers_end_with_their_template(template: TemplateProcess, pack: Path) -> None:
     event_of(template, "ready")
-    with template.request_worker(1):
+    with template.request_worker(1, load_of(pack)):
         pid = event_of(template, "started", 1).pid
         pidfd = os.pidfd_open(pid)
         template.kill()
@@ -156,9 +160,10 @@ def test_a_template_ends_with_its_parent(pack: Path) -> None:
     code = """
 import os, select, signal
 from agent.links.template import start_template
+from agent.wire.worker import Load
 template = start_template("tflite")
 select.select([template.control], [], [])
-stream = template.request_worker(1)
+stream = template.request_worker(1, Load("/", "p", "cpu"))
 while not any(e.event == "started" for e in template.read_events()):
     select.select([template.control], [], [])
 print(template.pid, flush=True)
@@ -182,7 +187,7 @@ def test_a_template_that_dies_says_how(template: TemplateProcess) -> None:
     assert isinstance(error, WorkerExited)
     assert "stopped working (signal 11, SIGSEGV)" in str(error)
     with pytest.raises(OSError):
-        template.request_worker(1)
+        template.request_worker(1, Load(directory="/", pack="p", variant="cpu"))
 
 
 def stand_in(monkeypatch: pytest.MonkeyPatch, folder: Path, script: str) -> None:

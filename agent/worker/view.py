@@ -1,0 +1,110 @@
+"""What of the machine's files a worker sees: the interpreter's, the libraries' and its pack."""
+
+from __future__ import annotations
+
+import os
+import sys
+import sysconfig
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from agent.worker.policies import Policy
+from agent.worker.root import Bind
+
+# LiteRT and ONNX Runtime size their thread pools and choose their kernels by these; without them
+# LiteRT loses XNNPACK and says nothing.
+MACHINE = ("/proc/cpuinfo", "/proc/meminfo", "/proc/self", "/sys/devices/system/cpu")
+# Where the dynamic linker finds what a library loads later.
+_LINKER = "/etc/ld.so.cache"
+_LIBRARY_FOLDERS = ("/lib", "/lib64", "/usr/lib", "/usr/lib64")
+
+
+class View(NamedTuple):
+    """Files and folders that a worker sees, and nothing else of the host.
+
+    Attributes:
+        binds: As `agent.worker.root.enter` takes them.
+        links: The same.
+    """
+
+    binds: tuple[Bind, ...]
+    links: tuple[tuple[str, str], ...] = ()
+
+    def readable(self) -> list[str]:
+        """Return the paths to be read."""
+        return [bind.path for bind in self.binds if not bind.devices]
+
+    def devices(self) -> list[str]:
+        """Return the paths of devices."""
+        return [bind.path for bind in self.binds if bind.devices]
+
+
+def of_machine() -> View:
+    """Return what every worker of this process needs, once its runtime is imported."""
+    code = _outermost([*_modules(), *_libraries(), _LINKER])
+    links = [Path(folder) for folder in _LIBRARY_FOLDERS if Path(folder).is_symlink()]
+    return View(
+        (*(Bind(path, programs=True) for path in code), *map(Bind, MACHINE)),
+        tuple((str(link), str(link.readlink())) for link in links),
+    )
+
+
+def add(view: View, policy: Policy, directory: str) -> View:
+    """Return a view with a pack's folder and what a policy adds."""
+    more = [Bind(path, programs=True) for path in _found(policy.reads)]
+    more += [Bind(path, devices=True) for path in _found(policy.devices)]
+    pack = [Bind(str(Path(directory).absolute()))] if directory else []
+    return View((*view.binds, *more, *pack), view.links)
+
+
+def _modules() -> Iterator[str]:
+    """Yield where modules come from: libraries' folders whole, of others what was imported."""
+    prefixes = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
+    for entry in (Path(entry).absolute() for entry in sys.path if entry):
+        if not entry.is_dir():
+            continue
+        real = os.path.realpath(entry)
+        is_installed = any(real.startswith(f"{prefix}/lib") for prefix in prefixes)
+        if is_installed or entry.name in ("site-packages", "dist-packages"):
+            yield str(entry)
+        else:
+            yield from _imported_from(f"{entry}/")
+
+
+def _imported_from(prefix: str) -> set[str]:
+    # A checkout or somebody's own folder: it may hold anything beside the code.
+    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
+    return {
+        prefix + file.removeprefix(prefix).split("/")[0]
+        for file in files
+        if file and file.startswith(prefix)
+    }
+
+
+def _libraries() -> Iterator[str]:
+    """Yield the folders of libraries: the interpreter's, and of the system's this architecture's
+    where it has its own."""
+    if sys.base_prefix != "/usr":
+        yield f"{sys.base_prefix}/lib"
+    architecture = sysconfig.get_config_var("MULTIARCH")
+    own = f"/usr/lib/{architecture}"
+    if architecture and Path(own).is_dir():
+        yield own
+        return
+    for folder in _LIBRARY_FOLDERS:
+        if Path(folder).is_dir():
+            yield os.path.realpath(folder)
+
+
+def _outermost(paths: Iterable[str]) -> list[str]:
+    kept: list[str] = []
+    for path in sorted(set(paths)):
+        if not any(path.startswith(f"{outer}/") for outer in kept):
+            kept.append(path)
+    return kept
+
+
+def _found(patterns: Iterable[str]) -> list[str]:
+    root = Path("/")
+    return sorted({str(path) for pattern in patterns for path in root.glob(pattern.lstrip("/"))})
