@@ -11,6 +11,7 @@ from tests.campaign.flat_tables import Tables
 OPTIONS = "Options"  # of an operator: a table of any kind
 _FORMS = frozenset("bBhHiIqQf")
 _MAX_NUMBERS = 4096
+_MAX_OFFSETS = 100_000
 
 
 class Site(NamedTuple):
@@ -43,7 +44,11 @@ class Sites:
 
 
 def sites_of(data: bytes, tables: Tables) -> Sites:
-    """Walk a valid model."""
+    """Walk a model.
+
+    Raises:
+        ValueError, struct.error: It is not a valid one (any more).
+    """
     return _Walk(data, tables).sites
 
 
@@ -95,6 +100,8 @@ class _Walk:
 
     def _elements(self, label: str, kind: str, count: int, start: int) -> list[tuple[str, int]]:
         inner = kind.strip("[]")
+        if start + count > len(self._data) or len(self.sites.offsets) > _MAX_OFFSETS:
+            raise ValueError("damaged by an earlier change")
         if kind == "bytes":
             self.sites.blobs.append((start, count))
         elif inner.lstrip("3") in _FORMS:
