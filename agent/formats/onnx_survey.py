@@ -36,9 +36,7 @@ _CHILDREN: dict[str, dict[int, str]] = {
     "tensor": {},
 }
 # `floats` (7) and `ints` (8) of an attribute have one field per number: a forest has millions.
-_NUMBERS = re.compile(
-    rb"(?:\x3d[\x00-\xff]{4}){1,4096}|(?:\x40[\x80-\xff]{0,9}[\x00-\x7f]){1,4096}"
-)
+NUMBERS = re.compile(rb"(?:\x3d[\x00-\xff]{4}){1,4096}|(?:\x40[\x80-\xff]{0,9}[\x00-\x7f]){1,4096}")
 
 # The fields of a message that are still to be looked at for children.
 Fields = Iterator[tuple[int, int | memoryview]]
@@ -106,7 +104,7 @@ def _visit_container(found: Survey, view: memoryview, budget: Budget) -> Fields:
 
 
 def _visit_attribute(found: Survey, view: memoryview, budget: Budget) -> Fields:
-    return fields(view, budget, _NUMBERS)
+    return fields(view, budget, NUMBERS)
 
 
 def _visit_function(found: Survey, view: memoryview, budget: Budget) -> Fields:

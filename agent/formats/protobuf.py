@@ -8,7 +8,7 @@ checked here must be what the runtime will see.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 
 from agent.formats.bounds import Budget, damaged, decoded, readable
 
@@ -37,6 +37,10 @@ class Message:
         """Values of a repeated message, string or bytes field."""
         return [v for v in self._fields.get(number, ()) if isinstance(v, memoryview)]
 
+    def values(self, number: int) -> list[int | memoryview]:
+        """Values of a repeated field, whatever their wire types."""
+        return self._fields.get(number, [])
+
     def integer(self, number: int, default: int = 0) -> int:
         """A singular int64; the last one counts."""
         values = [v for v in self._fields.get(number, ()) if isinstance(v, int)]
@@ -64,12 +68,16 @@ def signed(value: int, bits: int) -> int:
 
 
 def fields(
-    view: memoryview, budget: Budget, runs: re.Pattern[bytes] | None = None
+    view: memoryview,
+    budget: Budget,
+    runs: re.Pattern[bytes] | None = None,
+    on_run: Callable[[memoryview], None] | None = None,
 ) -> Iterator[tuple[int, int | memoryview]]:
     """Yield (number, value) of each field of a message, in file order.
 
     Args:
         runs: matches stretches of fields that may be passed over at once.
+        on_run: gets each of these stretches.
 
     Raises:
         ModelRejected: not protobuf, or more fields than the budget allows.
@@ -78,6 +86,8 @@ def fields(
     while position < end:
         budget.spend()
         if runs is not None and (run := runs.match(view, position)):
+            if on_run is not None:
+                on_run(view[position : run.end()])
             position = run.end()
             continue
         tag, position = _varint(view, position, end)

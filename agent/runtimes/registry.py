@@ -17,7 +17,9 @@ from agent.runtimes.installed import cure_for
 GROUP = "edgeward.runtimes"
 # Found also where the package runs from a bare folder, without the metadata of an installation.
 BUILT_IN = {
+    "edgetpu": "agent.runtimes.edgetpu:EdgeTpuRuntime",
     "onnx": "agent.runtimes.onnx:OnnxRuntime",
+    "reference": "agent.runtimes.reference.runtime:ReferenceRuntime",
     "tflite": "agent.runtimes.tflite:TfliteRuntime",
 }
 

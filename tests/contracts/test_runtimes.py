@@ -52,6 +52,7 @@ RUNTIMES = (
         models.sum_and_difference_tflite,
         lambda: models.custom_operator_tflite("Frobnicate"),
     ),
+    _onnx("reference"),
 )
 ROW = np.array([[-1.0, 2.0, -3.0, 4.0]], np.float32)
 

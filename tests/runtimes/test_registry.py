@@ -32,7 +32,7 @@ def declare(folder: Path, name: str, module: str) -> None:
 
 
 def test_the_built_in_runtimes_have_names() -> None:
-    assert {"onnx", "tflite"} <= set(registry.names())
+    assert {"onnx", "reference", "tflite"} <= set(registry.names())
 
 
 def test_only_the_one_asked_for_is_imported() -> None:
@@ -91,5 +91,7 @@ except RuntimeUnavailable as error:
 
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
-    with pytest.raises(RuntimeUnavailable, match=r"no runtime called 'tensorrt'.*onnx, tflite"):
+    with pytest.raises(
+        RuntimeUnavailable, match=r"no runtime called 'tensorrt'.*onnx, reference, tflite"
+    ):
         registry.find("tensorrt")
