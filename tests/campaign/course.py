@@ -38,6 +38,7 @@ LOAD_DEADLINE_S, ASK_DEADLINE_S, MEMORY_MB = 8.0, 4.0, 512
 SLACK_S = 4.0
 ALL_DEADLINES_S = reading.DEADLINE_S + 2 * LOAD_DEADLINE_S + 4 * ASK_DEADLINE_S + 10 * SLACK_S
 _GONE_DEADLINE_S = 5.0
+_READY_DEADLINE_S = 60.0
 _EACH = 25  # Of so many files one is also read by the real command.
 _ABSOLUTE, _RELATIVE = 1e-4, 1e-3
 _PR_SET_CHILD_SUBREAPER = 36
@@ -65,6 +66,7 @@ class Course:
         self._sources = {source.name: source for source in sources}
         self._folder = folder
         self._templates: dict[str, TemplateProcess] = {}
+        self._standing: dict[str, set[int]] = {}
         self._known: dict[str, Known] = {}
         self._count = 0
 
@@ -172,8 +174,16 @@ class Course:
         )
 
     def _template(self, runtime: str) -> TemplateProcess:
+        """Return the template of a runtime; a new one is waited for."""
         if runtime not in self._templates:
-            self._templates[runtime] = start_template(runtime)
+            template = self._templates[runtime] = start_template(runtime)
+            poll = select.poll()
+            poll.register(template.control, select.POLLIN)
+            while not template.is_ready and poll.poll(_READY_DEADLINE_S * 1000):
+                if template.read_events() is None:
+                    raise template.failure()
+            # The first process of its workers' namespace stays as long as it does.
+            self._standing[runtime] = set(_children(template.pid))
         return self._templates[runtime]
 
     def _know(self, name: str) -> Known:
@@ -205,7 +215,7 @@ class Course:
         """Check that the template lives, that no process is left, and that work can go on."""
         runtime = _runtime(variant)
         template = self._template(runtime)
-        left = _await_no_workers(template)
+        left = _await_no_workers(template, self._standing[runtime])
         if left:
             offences.append(f"the template still has {len(left)} workers")
         if _is_gone(template.pid):
@@ -294,12 +304,12 @@ def _is_gone(pid: int) -> bool:
         return True
 
 
-def _await_no_workers(template: TemplateProcess) -> list[int]:
+def _await_no_workers(template: TemplateProcess, standing: set[int]) -> set[int]:
     """Wait until a template has reaped its workers; return those that it has not."""
     deadline = time.monotonic() + _GONE_DEADLINE_S
     poll = select.poll()
     poll.register(template.control, select.POLLIN)
-    while (left := _children(template.pid)) and time.monotonic() < deadline:
+    while (left := set(_children(template.pid)) - standing) and time.monotonic() < deadline:
         if poll.poll(100) and template.read_events() is None:
-            return []
+            return set()
     return left
