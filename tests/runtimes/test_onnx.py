@@ -144,7 +144,7 @@ def test_a_type_without_arrays_is_refused_by_name(runtime: OnnxRuntime, tmp_path
 
 def test_a_newer_opset_is_named(runtime: OnnxRuntime, tmp_path: Path) -> None:
     model = onnx_model(opsets=(("", 999),)).SerializeToString()
-    with pytest.raises(ModelRejected, match="this runtime opset 999") as caught:
+    with pytest.raises(ModelRejected, match="this runtime does not know opset 999") as caught:
         load(runtime, tmp_path, model)
     assert runtime.version in caught.value.hint
 

@@ -60,7 +60,7 @@ HOSTILE = (
         (tensor("y"),),
     ),
     Hostile("zip_archive.onnx", ModelRejected, "is a ZIP archive", *ONNX),
-    Hostile("future_opset.onnx", ModelRejected, "this runtime opset 999", *ONNX),
+    Hostile("future_opset.onnx", ModelRejected, "this runtime does not know opset 999", *ONNX),
     Hostile(
         "person_detect_refused_by_litert.tflite", ModelRejected, "refuses .*quantized", *PERSON
     ),
