@@ -19,6 +19,7 @@ from agent.formats.description import (
     TfliteNeeds,
 )
 from agent.formats.flatbuffer import Flatbuffer, Table
+from agent.formats.tflite_flow import check_flow
 from agent.formats.tflite_metadata import read_words
 from agent.formats.tflite_operators import CUSTOM, builtin_name
 from agent.formats.tflite_tensors import describe_tensor, is_quantised, is_variable
@@ -45,6 +46,10 @@ def describe(data: memoryview) -> ModelDescription:
     if not graphs:
         raise damaged(_WHAT, "it holds no subgraph")
     tensors = [_tensors(graph, len(buffers), len(codes)) for graph in graphs]
+    # The first buffer stands for "none", whatever is in it.
+    filled = [place > 0 and _is_filled(buffer) for place, buffer in enumerate(buffers)]
+    for graph, own in zip(graphs, tensors, strict=True):
+        check_flow(graph, own, filled)
     named = _named_buffers(model, buffers)
     words = read_words(data, named.get("TFLITE_METADATA"))
     needs = _needs(model, codes, named.get("min_runtime_version"))
@@ -91,6 +96,10 @@ def _buffers(model: Table, size: int) -> list[Table]:
         if offset >= _OFFSET_IS_SET and offset + length > size:
             raise damaged(_WHAT, f"weights end at byte {offset + length} of {size}")
     return buffers
+
+
+def _is_filled(buffer: Table) -> bool:
+    return bool(len(buffer.blob(4)) or buffer.number(8, "Q"))
 
 
 def _operator_code(code: Table) -> tuple[str, str, int]:
