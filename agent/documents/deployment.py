@@ -81,6 +81,18 @@ class Pin(msgspec.Struct, frozen=True, omit_defaults=True):
     threads: Positive | None = None
 
 
+class Share(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How a slot shares an accelerator of which one process is the owner, such as an Edge TPU.
+
+    Attributes:
+        priority: A slot of a higher one goes first; slots of the same have equal parts of its time.
+        quota: The most of its time that the slot may take, as a share, also where it is idle.
+    """
+
+    priority: Annotated[int, msgspec.Meta(ge=0, le=9)] = 0
+    quota: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = 1.0
+
+
 class Slot(msgspec.Struct, frozen=True, omit_defaults=True, rename={"source": "from"}):
     """What one slot shall serve.
 
@@ -95,6 +107,7 @@ class Slot(msgspec.Struct, frozen=True, omit_defaults=True, rename={"source": "f
         settings: Options of the pack's steps by name, such as `threshold`, in place of the
             author's; docs/packs.md lists them.
         pin: How it is to be run; nothing: as this device runs it best, by measurement.
+        share: Of an accelerator that other slots use too.
     """
 
     pack: Digest
@@ -104,6 +117,7 @@ class Slot(msgspec.Struct, frozen=True, omit_defaults=True, rename={"source": "f
     rollout: Rollout = Rollout()
     settings: Annotated[dict[Key, Setting], msgspec.Meta(max_length=64)] = {}
     pin: Pin | None = None
+    share: Share = Share()
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True, omit_defaults=True):

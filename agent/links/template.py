@@ -35,6 +35,8 @@ ENVIRONMENT = {
     "MALLOC_TRIM_THRESHOLD_": "67108864",
     "MALLOC_MMAP_THRESHOLD_": "67108864",
 }
+# What the agent's own environment may add: where its operator keeps libraries of accelerators.
+_PASSED_ON = ("LD_LIBRARY_PATH",)
 # What a worker's stream can hold before the sender waits; the kernel caps it at `wmem_max`.
 STREAM_BYTES = 1024 * 1024
 LAST_WORDS_BYTES = 4096
@@ -201,7 +203,7 @@ def _execute(runtime: str, control: socket.socket, log: io.FileIO) -> subprocess
         stdout=log,
         stderr=log,
         pass_fds=(control.fileno(),),
-        env=ENVIRONMENT,
+        env={**ENVIRONMENT, **{k: os.environ[k] for k in _PASSED_ON if k in os.environ}},
         cwd="/",
         start_new_session=True,
     )

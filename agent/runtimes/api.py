@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from numpy.typing import NDArray
 
+from agent.documents.deployment import Share
 from agent.documents.device import RuntimeFacts
 from agent.documents.manifest import Tensor
 from agent.documents.report import Placement
@@ -21,6 +22,7 @@ Array = NDArray[Any]
 Arrays = Mapping[str, Array]
 
 MAX_REASON = 500
+ALONE = Share()
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Wanted:
         threads: How many CPU threads a run may use, the caller's own included.
         options: For the provider, by the library's names; an adapter takes those that it knows to
             be harmless and refuses the others.
+        share: Of a device that other processes use too.
+        memory_mb: What the process that loads it for others may take more; 0: that has its limit.
         cache: A folder of this model, runtime, driver and device alone, where the library may keep
             what it compiles; None: nowhere.
     """
@@ -39,6 +43,8 @@ class Wanted:
     provider: str = ""
     threads: int = 1
     options: Mapping[str, str] = field(default_factory=dict)
+    share: Share = ALONE
+    memory_mb: int = 0
     cache: Path | None = None
 
 
@@ -117,6 +123,26 @@ class Runtime(Protocol):
             RuntimeUnavailable: This build has no such provider, or does not take an option; names
                 what it has.
             MemoryError: The model needs more memory than this process may have.
+        """
+
+
+class ExclusiveRuntime(Runtime, Protocol):
+    """A runtime over a device that one process at a time may hold. The workers of a template share
+    a process that does, which loads models from bytes and never sees a pack."""
+
+    exclusive: bool
+
+    def policy(self) -> str:
+        """Name what the process that holds the device is confined by (`agent.worker.policies`)."""
+
+    def open_device(self) -> None:
+        """Open what it takes to hold the device later, when no file may be opened."""
+
+    def load_bytes(self, data: bytes, wanted: Wanted, *, outputs: Sequence[str] = ()) -> Session:
+        """Load a model whose shapes are all fixed; else as `load`.
+
+        Raises:
+            AcceleratorFailed: The device is absent, held by another process, or does not work.
         """
 
 

@@ -72,6 +72,10 @@ class EdgeTpuRuntime:
         """Say what this machine lacks: nothing, once the library is loaded."""
         return None
 
+    def policy(self) -> str:
+        """Name the policy of the process that holds the device: the library looks on PCIe first."""
+        return "edgetpu-pci" if any(Path("/dev").glob("apex_*")) else "edgetpu-usb"
+
     def open_device(self) -> None:
         """Open what is needed to hold the device later, when no file may be opened."""
         self.library.open_lock()

@@ -14,6 +14,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import time
 from contextlib import suppress
 from pathlib import Path
 
@@ -24,6 +25,7 @@ LIBRARY = "libedgetpu.so.1"
 # Before and after the library has given the stick its firmware (its udev rules).
 USB_IDS = frozenset((("1a6e", "089a"), ("18d1", "9302")))
 VERSION_WITHIN_S = 0.8
+LOCK_WITHIN_S = 0.5
 _ASK_VERSION = """
 import ctypes, sys
 ask = ctypes.CDLL(sys.argv[1]).edgetpu_version
@@ -88,7 +90,7 @@ class Library:
         if not self._holding:
             try:
                 self.open_lock()
-                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                self._wait_for_lock()
             except BlockingIOError:
                 raise AcceleratorFailed(
                     f"the Edge TPU is held by another process{self._holder()}",
@@ -105,6 +107,22 @@ class Library:
         self._holding -= 1
         if not self._holding:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def _wait_for_lock(self) -> None:
+        """Take the lock; one who was just killed may need a moment to end.
+
+        Raises:
+            BlockingIOError: Another has it.
+        """
+        ends = time.monotonic() + LOCK_WITHIN_S
+        while True:
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
+            except BlockingIOError:
+                if time.monotonic() > ends:
+                    raise
+                time.sleep(LOCK_WITHIN_S / 50)
 
     def _holder(self) -> str:
         """Name who has the lock, from /proc/locks: `N: FLOCK ADVISORY WRITE PID DEVICE:INODE …`."""

@@ -11,6 +11,7 @@ from typing import TypeVar
 
 import msgspec
 
+from agent.documents.deployment import Share
 from agent.documents.device import RuntimeFacts
 from agent.documents.report import Isolation, Placement
 from agent.errors import WorkerError
@@ -34,6 +35,7 @@ class Load(msgspec.Struct, frozen=True, omit_defaults=True):
     options: dict[str, str] = {}
     threads: int = 1
     memory_mb: int = 512
+    share: Share = Share()
     # Run the self-test, then let yourself be measured, in place of serving.
     probe: bool = False
     # The slot's `settings`: they override options of pipeline steps by name.

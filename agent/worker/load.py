@@ -60,7 +60,9 @@ def open_model(runtime: Runtime, load: Load, isolation: Isolation) -> Model:
     variant = _variant(manifest, load.variant)
     path = check_file(directory, manifest, variant, thorough=load.probe)
 
-    wanted = Wanted(load.provider, load.threads, load.options)
+    wanted = Wanted(
+        load.provider, load.threads, load.options, share=load.share, memory_mb=load.memory_mb
+    )
     outputs = [tensor.name for tensor in variant.outputs]
 
     def load_session() -> Session:

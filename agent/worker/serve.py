@@ -12,6 +12,7 @@ import msgspec
 from msgspec import structs
 
 from agent.errors import (
+    AcceleratorFailed,
     AgentError,
     BadInput,
     BadOutput,
@@ -209,7 +210,8 @@ class Answerer:
             if replay:
                 return _absorbed(sequence, step, (decode_us, run_us, 0))
             body = _short_enough(self._encode(step, prediction, run_us))
-        except MemoryError:
+        except (MemoryError, AcceleratorFailed):
+            # Neither is the message's fault: another worker answers it.
             raise
         except Exception as error:
             return self._fail(sequence, step, error, (decode_us, run_us, 0))

@@ -24,14 +24,16 @@ import select
 import signal
 import socket
 import sys
+from collections.abc import Callable
+from typing import NoReturn, cast
 
 import msgspec
 
 from agent.errors import AgentError, RuntimeUnavailable
 from agent.runtimes import registry
-from agent.runtimes.api import Runtime
+from agent.runtimes.api import ExclusiveRuntime, Runtime
 from agent.wire.worker import TemplateEvent
-from agent.worker import confine, namespaces, serve, view
+from agent.worker import confine, namespaces, owner, serve, shared, view
 from agent.worker.confine import Held, Plan
 from agent.worker.kernel import LayerUnavailable
 from agent.worker.policies import POLICIES, STRICT
@@ -41,7 +43,6 @@ MAX_WORKERS = 256
 _MAX_PACKET = 16384
 # For a worker to confine itself; takes milliseconds.
 _LOCK_DEADLINE_S = 10.0
-_LOCKED = b"locked"
 _IDLE = ("/usr/bin/sleep", "infinity")
 
 
@@ -88,6 +89,10 @@ class Template:
         self._pid = os.getpid()
         self._init = _make_process_namespace(plan)
         self._numbers: dict[int, int] = {}
+        # Holds the device of a runtime that only one process may use.
+        self._owner: owner.OwnerProcess | None = None
+        # Process ids of this one and of those before it that are not reaped yet.
+        self._owners: set[int] = set()
         self._woken, self._wake = socket.socketpair()
         for end in (self._woken, self._wake):
             end.setblocking(False)
@@ -119,6 +124,7 @@ class Template:
             # Not reaped yet, so the process id still is this worker's.
             if request.kill in self._numbers:
                 os.kill(request.kill, signal.SIGKILL)
+                self._give_up_run(self._numbers[request.kill])
         for descriptor in descriptors:
             os.close(descriptor)
         return True
@@ -127,26 +133,52 @@ class Template:
         if len(self._numbers) >= MAX_WORKERS:
             self._refuse(request.worker, f"{MAX_WORKERS} workers are running")
             return
+        try:
+            link = self._link(request.worker)
+            pid = self._fork_confined(
+                lambda plan, line: self._become_worker(plan, request, descriptors, link, line)
+            )
+        except OSError as error:
+            self._refuse(request.worker, f"fork: {error.strerror}")
+            return
+        if link >= 0:
+            os.close(link)
+        self._numbers[pid] = request.worker
+        _tell(self._control, TemplateEvent("started", worker=request.worker, pid=pid))
+
+    def _link(self, number: int) -> int:
+        """Return a worker's stream to the owner of the runtime's device; -1: it needs none."""
+        if not getattr(self._runtime, "exclusive", False):
+            return -1
+        if self._owner is None:
+            runtime = cast(ExclusiveRuntime, self._runtime)
+            busy, control, theirs = owner.prepare()
+            with theirs:
+                pid = self._fork_confined(
+                    lambda plan, line: owner.become(
+                        owner.Birth(runtime, theirs, busy, self._pid), plan, self._view, line
+                    )
+                )
+            self._owner = owner.OwnerProcess(pid, control, busy)
+            self._owners.add(pid)
+        return self._owner.link(number)
+
+    def _fork_confined(self, become: Callable[[Plan, int], NoReturn]) -> int:
+        """Fork a process that confines itself, without the layers that turn out not to hold."""
         plan = self._plan
         while True:
-            try:
-                pid, failed = self._fork(plan, request, descriptors)
-            except OSError as error:
-                self._refuse(request.worker, f"fork: {error.strerror}")
-                return
+            pid, failed = self._fork(plan, become)
             if failed is None or failed.layer not in plan.layers:
-                break
+                return pid
             # Half confined it is of no use; this one's successor does without.
             plan = plan.without(failed.layer, failed.reason)
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
-        self._numbers[pid] = request.worker
-        _tell(self._control, TemplateEvent("started", worker=request.worker, pid=pid))
 
     def _fork(
-        self, plan: Plan, request: Request, descriptors: list[int]
+        self, plan: Plan, become: Callable[[Plan, int], NoReturn]
     ) -> tuple[int, LayerUnavailable | None]:
-        """Fork a worker and wait until it is confined.
+        """Fork a process and wait until it is confined.
 
         Returns:
             Its process id, and what it could not take away. One that has died is like one that is
@@ -157,14 +189,14 @@ class Template:
             try:
                 pid = os.fork()
                 if pid == 0:
-                    self._become_worker(plan, request, descriptors, line)
+                    become(plan, line)
             finally:
                 os.close(line)
             if not select.select([words], [], [], _LOCK_DEADLINE_S)[0]:
                 os.kill(pid, signal.SIGKILL)
                 return pid, None
             word = words.read(_MAX_PACKET)
-        if word in (_LOCKED, b"", None):
+        if word in (owner.LOCKED, b"", None):
             return pid, None
         return pid, LayerUnavailable(*msgspec.json.decode(word, type=tuple[str, str]))
 
@@ -179,19 +211,22 @@ class Template:
         _tell(self._control, event)
 
     def _become_worker(
-        self, plan: Plan, request: Request, descriptors: list[int], line: int
-    ) -> None:
-        """Turn the forked child into a worker. Never returns."""
+        self, plan: Plan, request: Request, descriptors: list[int], link: int, line: int
+    ) -> NoReturn:
+        """Turn the forked child into a worker."""
         status = 1
         try:
             confine.end_with_parent(self._pid)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            confine.close_all_but({0, 1, 2, *descriptors, line})
+            confine.close_all_but({0, 1, 2, *descriptors, link, line})
             stream, *groups = descriptors
             held = self._lock(plan, request, groups, line)
             if held is not None:
-                serve.serve_process(self._runtime, socket.socket(fileno=stream), held)
+                runtime = self._runtime
+                if link >= 0:
+                    runtime = shared.SharedRuntime(runtime, socket.socket(fileno=link))
+                serve.serve_process(runtime, socket.socket(fileno=stream), held)
                 status = 0
         except BaseException:
             # Only what no layer below expected comes here: its last words go to the parent's pipe.
@@ -217,21 +252,41 @@ class Template:
             held.missing["cgroup_memory"] = no_group
         else:
             held.layers["memory"] = "cgroup"
-        os.write(line, _LOCKED)
+        os.write(line, owner.LOCKED)
         os.close(line)
         return held
 
     def _reap(self) -> None:
-        while self._numbers or self._init:
+        while self._numbers or self._init or self._owners:
             pid, status = os.waitpid(-1, os.WNOHANG)
             if pid == 0:
                 return
             if pid == self._init:
                 # Its process namespace, and with it every worker, has ended; so does this one.
                 sys.exit("the first process of the workers' process namespace has ended")
+            if pid in self._owners:
+                self._owner_ended(pid, status)
+                continue
             number = self._numbers.pop(pid)
+            self._give_up_run(number)
             code = os.waitstatus_to_exitcode(status)
             _tell(self._control, TemplateEvent("exited", worker=number, pid=pid, status=code))
+
+    def _give_up_run(self, number: int) -> None:
+        """End the owner where it runs something for a worker that is no more: it may never end."""
+        if self._owner is not None and self._owner.works_for(number):
+            os.kill(self._owner.pid, signal.SIGKILL)
+            self._owner.close()
+            self._owner = None
+
+    def _owner_ended(self, pid: int, status: int) -> None:
+        """Its workers see it at once; the next one gets another owner."""
+        self._owners.discard(pid)
+        if self._owner is not None and self._owner.pid == pid:
+            self._owner.close()
+            self._owner = None
+        code = os.waitstatus_to_exitcode(status)
+        print(f"the process that held the device ended ({code})", file=sys.stderr, flush=True)
 
 
 def _make_process_namespace(plan: Plan) -> int:
