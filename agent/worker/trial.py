@@ -106,6 +106,7 @@ def _be_tried(plan: Plan, address: str, line: int) -> None:
         if child:
             os.waitpid(child, 0)
             return
+        kernel.prctl(kernel.PR_SET_PDEATHSIG, signal.SIGKILL)
         if os.getppid() != 0:
             tell("pid", _DOES_NOT_DENY)
     for name, attempt in _attempts(plan, address):

@@ -7,6 +7,7 @@ import subprocess
 
 import pytest
 
+from agent.worker.namespaces import FLAGS
 from tests.repository.commands import REPOSITORY
 
 UNIT = REPOSITORY / "systemd/edgeward.service"
@@ -60,11 +61,17 @@ def test_the_death_of_one_worker_does_not_stop_the_service() -> None:
 
 def test_workers_may_still_confine_themselves() -> None:
     settings = _settings()
-    assert {"user", "net"} <= set(settings["RestrictNamespaces"][0].split())
+    assert set(FLAGS) <= set(settings["RestrictNamespaces"][0].split())
+    assert settings["Delegate"] == ["memory pids"]
     allowed = set(" ".join(settings["SystemCallFilter"]).split())
     assert {"@system-service", "@mount", "seccomp", "landlock_restrict_self"} <= allowed
-    # Each of these breaks an inference library, or hides workers from the daemon.
-    assert not {"MemoryDenyWriteExecute", "ProcSubset", "ProtectProc"} & set(settings)
+    # Each of these breaks an inference library, a control group, or hides workers from the daemon.
+    assert not {
+        "MemoryDenyWriteExecute",
+        "ProcSubset",
+        "ProtectProc",
+        "ProtectControlGroups",
+    } & set(settings)
 
 
 def test_no_secret_stands_in_the_unit() -> None:

@@ -67,9 +67,9 @@ def load_of(pack: Path) -> Load:
     return Load(directory=str(pack), pack="p", variant="cpu")
 
 
-def load_into(stream: socket.socket, pack: Path) -> frames.Frame:
-    load = msgspec.json.encode(load_of(pack))
-    stream.sendall(frames.encode_frame(frames.LOAD, 0, 0, b"", load))
+def load_into(stream: socket.socket, pack: Path, load: Load | None = None) -> frames.Frame:
+    encoded = msgspec.json.encode(load or load_of(pack))
+    stream.sendall(frames.encode_frame(frames.LOAD, 0, 0, b"", encoded))
     stream.settimeout(DEADLINE_S)
     (frame,) = frames.FrameReader().feed(stream.recv(65536))
     return frame
@@ -347,3 +347,75 @@ def test_an_exit_status_is_put_into_words(
     described = describe_exit(status, 64, words)
     assert type(described) is error
     assert says in described.message
+
+
+FAILS_TO_MOUNT = """
+from agent.worker import kernel, root
+def enter(*_):
+    os.chdir("/proc")  # half-way
+    raise kernel.LayerUnavailable("root", "mount tmpfs: Operation not permitted")
+root.enter = enter
+"""
+
+
+def test_a_layer_that_fails_in_a_worker_is_left_out_of_its_successor(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pack: Path
+) -> None:
+    # The runtime is imported after the trial, which so finds nothing amiss.
+    with plug_in(monkeypatch, tmp_path, pack, "pass", FAILS_TO_MOUNT) as worker:
+        isolation = worker.load().isolation
+        assert worker.ask("t", REQUEST).outcome == frames.PREDICTION
+    if "namespaces" not in isolation.layers:
+        pytest.skip("there is no private root here that could fail")
+    assert "root" not in isolation.layers
+    assert isolation.missing["root"] == "mount tmpfs: Operation not permitted"
+    assert isolation.level == ("strong" if "landlock" in isolation.layers else "basic")
+
+
+def test_a_worker_that_dies_while_it_confines_itself_is_told_of_like_any_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pack: Path
+) -> None:
+    dies = "\nfrom agent.worker import confine\nconfine.confine = lambda *_: os.abort()\n"
+    with (
+        plug_in(monkeypatch, tmp_path, pack, "pass", dies) as worker,
+        pytest.raises(WorkerExited, match="signal 6, SIGABRT"),
+    ):
+        worker.load()
+
+
+def test_a_runtime_whose_needs_are_not_known_keeps_the_deny_list(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, pack: Path
+) -> None:
+    with plug_in(monkeypatch, tmp_path, pack, "pass") as worker:
+        isolation = worker.load().isolation
+    assert isolation.layers["syscalls"] == "deny-list"
+    assert "the runtime test" in isolation.missing["allow_list"]
+
+
+def test_the_workers_end_when_the_first_process_of_their_namespace_does(
+    template: TemplateProcess, pack: Path
+) -> None:
+    event_of(template, "ready")
+    with template.request_worker(1, load_of(pack)) as stream:
+        started = event_of(template, "started", 1)
+        children = Path(f"/proc/{template.pid}/task/{template.pid}/children").read_text().split()
+        others = [int(pid) for pid in children if int(pid) != started.pid]
+        if not others:
+            pytest.skip("there is no process namespace here")
+        os.kill(others[0], signal.SIGKILL)
+        stream.settimeout(DEADLINE_S)
+        assert stream.recv(1) == b""
+        wait_for_end(template.pid)
+
+
+def test_another_policy_than_the_one_it_is_confined_by_is_refused(
+    template: TemplateProcess, pack: Path
+) -> None:
+    event_of(template, "ready")
+    load = msgspec.structs.replace(load_of(pack), policy="gpu")
+    with template.request_worker(1, load_of(pack)) as stream:
+        frame = load_into(stream, pack, load)
+        assert frame.kind == frames.FAILED
+        assert b"isolation_unavailable" in bytes(frame.payload)
+    with template.request_worker(2, msgspec.structs.replace(load, policy="unknown")) as stream:
+        assert load_into(stream, pack).kind == frames.READY
