@@ -261,7 +261,12 @@ class Acts:
             SlotMeters(),
             reserved=shared_prefix_of(self.settings),
         )
-        return SlotServer(self.bus(lane), self.supervisor, self.hooks)
+        return SlotServer(
+            self.bus(lane),
+            self.supervisor,
+            self.hooks,
+            return_first_s=self.settings.limits.accelerator_retry_s,
+        )
 
     def _deadline_s(self, manifest: Manifest) -> float:
         """How long one message may take."""
@@ -315,6 +320,7 @@ class Acts:
             threads=way.threads,
             memory_mb=memory_mb,
             probe=probe,
+            share=target.share,
             settings=dict(target.settings),
             reply_to=target.output.reply_to,
             require_isolation=self.settings.isolation.require,

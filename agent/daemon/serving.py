@@ -63,7 +63,14 @@ class SlotServer:
     `switch` is the only way a new pack takes over; a death in between restarts what served.
     """
 
-    def __init__(self, bus: Bus, supervisor: Supervisor, hooks: Hooks) -> None:
+    def __init__(
+        self,
+        bus: Bus,
+        supervisor: Supervisor,
+        hooks: Hooks,
+        *,
+        return_first_s: float = RETURN_FIRST_S,
+    ) -> None:
         self.bus = bus
         self.lane = lane = bus.lane
         self.plan: Plan | None = None
@@ -74,7 +81,9 @@ class SlotServer:
         # Why the pack is not run in the chosen way but in the spare one.
         self.stepped_down: errors.AgentError | None = None
         self._return: asyncio.Task[None] | None = None
-        self._return_after_s = RETURN_FIRST_S
+        self._return_first_s = self._return_after_s = return_first_s
+        # When the chosen way last took over.
+        self._chosen_at = 0.0
         self._supervisor = supervisor
         self._hooks = hooks
         self._loop = asyncio.get_running_loop()
@@ -112,7 +121,7 @@ class SlotServer:
         worker = await self._start(plan)
         await self._take_over(worker)
         self._cancel_return()
-        self._return_after_s = RETURN_FIRST_S
+        self._return_after_s = self._return_first_s
         self.plan = plan
         self.on_probation = on_probation
         self.health = Health()
@@ -312,6 +321,9 @@ class SlotServer:
         keeps_dying = self.health.crash_looping(on_probation=False) and not self.on_probation
         if not (plan.way.accelerated or keeps_dying):
             return False
+        if self._loop.time() - self._chosen_at > self._return_after_s:
+            # It has worked for a while since, so this is a failure of its own.
+            self._return_after_s = self._return_first_s
         self.stepped_down = why
         self.health = Health()
         log.warning("slot=%s %s failed; now %s", self.lane.name, plan.way, plan.spare.way)
@@ -335,6 +347,7 @@ class SlotServer:
                 log.info("slot=%s %s does not work yet: %s", self.lane.name, plan.way, error)
                 continue
             self._return = None
+            self._chosen_at = self._loop.time()
             self.health = Health()
             log.info("slot=%s %s works again", self.lane.name, plan.way)
             self._attach(worker)

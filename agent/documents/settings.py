@@ -96,6 +96,8 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         worker_memory_mb: Most private writable memory of one worker.
         worker_deadline_s: Longest time for one message in a worker, which is then replaced.
         probe_deadline_s: Longest time for loading a pack, and for qualifying it.
+        accelerator_retry_s: How long after an accelerator failed it is tried again; twice as long
+            each time it fails anew, up to ten minutes.
     """
 
     store_mb: Positive = 2048
@@ -103,6 +105,7 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worker_memory_mb: Annotated[int, msgspec.Meta(ge=64)] = 512
     worker_deadline_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
     probe_deadline_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
+    accelerator_retry_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 5.0
 
 
 class FetchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
