@@ -19,6 +19,7 @@ from agent.formats.description import ModelDescription
 
 MEMORY_BYTES = 512 * 1024 * 1024
 CPU_SECONDS = 30
+_OWN_FORMATS = {own.name for own in registry.FORMATS}
 
 
 class Described(msgspec.Struct, omit_defaults=True):
@@ -64,8 +65,13 @@ def describe_file(path: Path) -> ModelDescription:
         if not path.stat().st_size:
             return registry.describe(b"", filename=path.name)
         # Not closed by hand: the error of a damaged file still holds views of it.
-        data = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        return registry.describe(memoryview(data), filename=path.name)
+        data = memoryview(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+        if registry.recognise(bytes(data[: registry.HEAD_LENGTH])) not in _OWN_FORMATS:
+            # Imports NumPy, and code of other packages: not for the files of most people.
+            from agent.runtimes.registry import add_formats
+
+            add_formats()
+        return registry.describe(data, filename=path.name)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from agent.author.spec import HiddenState, Spec, TensorSpec, VariantSpec
 from agent.documents.manifest import Datatype, Needs, Tensor, Tolerance, Variant
 from agent.errors import DocumentError, ModelRejected
 from agent.formats import description as formats
-from agent.formats.description import ModelDescription, OnnxNeeds, TensorDescription
+from agent.formats.description import ModelDescription, OnnxNeeds, OtherNeeds, TensorDescription
 from agent.pipeline import assembly
 from agent.pipeline.tensors import INTEGERS, is_quantised
 
@@ -217,6 +217,8 @@ def _needs(needs: formats.Needs) -> Needs:
             operators=tuple(map(_operator, needs.operators)),
             custom_operators=tuple(map(_operator, needs.custom_operators)),
         )
+    if isinstance(needs, OtherNeeds):
+        return Needs(operators=needs.operators)
     return Needs(
         operators=tuple(f"{name}:{version}" for name, version in sorted(needs.operators.items())),
         custom_operators=needs.custom_operators,

@@ -8,7 +8,7 @@ from agent.documents.choice import Way
 from agent.documents.manifest import Manifest, Variant
 
 # The runtime that serves a format. Choosing among several, by measurement, belongs here too.
-RUNTIME_FOR_FORMAT = {"onnx": "onnx", "tflite": "tflite"}
+RUNTIME_FOR_FORMAT = {"onnx": "onnx", "ort": "onnx", "tflite": "tflite"}
 
 
 @dataclass(frozen=True)
@@ -34,10 +34,9 @@ def select(manifest: Manifest) -> Selection:
     candidates: list[Candidate] = []
     refused: list[str] = []
     for variant in manifest.variants:
-        runtime = RUNTIME_FOR_FORMAT.get(variant.format)
-        if runtime is None:
-            refused.append(f"{variant.name}: no runtime knows the format {variant.format!r}")
-        elif variant.needs.edgetpu:
+        # A format that another package brings goes to the runtime of its name.
+        runtime = RUNTIME_FOR_FORMAT.get(variant.format, variant.format)
+        if variant.needs.edgetpu:
             refused.append(f"{variant.name}: needs an Edge TPU, and this device has none")
         else:
             candidates.append(Candidate(variant, runtime))

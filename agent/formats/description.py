@@ -103,7 +103,17 @@ class TfliteNeeds(msgspec.Struct, frozen=True, tag="tflite"):
     edgetpu: bool = False
 
 
-Needs = OnnxNeeds | TfliteNeeds
+class OtherNeeds(msgspec.Struct, frozen=True, tag="other"):
+    """Of a format that another package reads: its runtime is asked, and nothing else knows.
+
+    Attributes:
+        operators: the operators used, where the format has any.
+    """
+
+    operators: tuple[str, ...] = ()
+
+
+Needs = OnnxNeeds | TfliteNeeds | OtherNeeds
 
 
 class Signature(msgspec.Struct, frozen=True):
@@ -118,7 +128,7 @@ class ModelDescription(msgspec.Struct, frozen=True):
     """All that is read from a model file without loading it.
 
     Attributes:
-        format: "onnx", "ort" or "tflite".
+        format: "onnx", "ort", "tflite", or one that another package reads.
         producer: the tool that wrote the file.
         name, description, model_version, metadata: the author's words, control characters removed.
         labels: class names in output order, where the file carries them.

@@ -13,7 +13,16 @@ HEAD_LENGTH = 512  # bytes that `recognise` looks at
 
 
 class Format(NamedTuple):
-    """A format that is read here."""
+    """A format that is read here, or by another package (`add`).
+
+    Attributes:
+        name: What a manifest calls it.
+        title: What people call it.
+        suffix: Of its files; decides only where the content says nothing.
+        matches: Whether the first `HEAD_LENGTH` bytes are of such a file.
+        describe: Reads the file. Bounded: whatever the bytes are, it ends with a description or
+            `ModelRejected`.
+    """
 
     name: str
     title: str
@@ -30,16 +39,39 @@ FORMATS = (
 )
 
 
+_brought: list[Format] = []
+
+
+def add(brought: Format) -> None:
+    """Make a format known that another package reads, for as long as this process lives.
+
+    Raises:
+        ValueError: There is another one of this name.
+    """
+    for format_ in known():
+        if format_.name == brought.name:
+            if format_ != brought:
+                raise ValueError(f"there are two model formats called {brought.name!r}")
+            return
+    _brought.append(brought)
+
+
+def known() -> tuple[Format, ...]:
+    """Return all formats; those that other packages brought come last."""
+    return (*FORMATS, *_brought)
+
+
 def recognise(head: bytes) -> str:
     """Name what a file is by its first `HEAD_LENGTH` bytes.
 
     Returns:
-        A format's name ("onnx", "tflite"), the name of a foreign kind ("zip", "hdf5" …, see
+        A format's name ("onnx", "tflite" …), the name of a foreign kind ("zip", "hdf5" …, see
         `magic.FOREIGN`), "empty" or "unknown".
     """
     if not head:
         return "empty"
-    return next((kind.name for kind in (*FORMATS, *magic.FOREIGN) if kind.matches(head)), "unknown")
+    kinds: tuple[Format | magic.Foreign, ...] = (*known(), *magic.FOREIGN)
+    return next((kind.name for kind in kinds if kind.matches(head)), "unknown")
 
 
 def describe(data: bytes | memoryview, *, filename: str = "") -> ModelDescription:
@@ -55,16 +87,16 @@ def describe(data: bytes | memoryview, *, filename: str = "") -> ModelDescriptio
     view = memoryview(data).cast("B")
     head = bytes(view[:HEAD_LENGTH])
     kind = recognise(head)
-    for known in FORMATS:
-        if known.name == kind or (kind == "unknown" and filename.endswith(known.suffix)):
-            return known.describe(view)
+    for format_ in known():
+        if format_.name == kind or (kind == "unknown" and filename.endswith(format_.suffix)):
+            return format_.describe(view)
     raise _refusal(kind, head)
 
 
 def _refusal(kind: str, head: bytes) -> ModelRejected:
     if kind == "empty":
         return ModelRejected("the model file is empty", hint="copy or export it again")
-    first, *others = (f.title for f in FORMATS)
+    first, *others = (f.title for f in known())
     titles = " or ".join(filter(None, (", ".join((first, *others[:-1])), others[-1])))
     for foreign in magic.FOREIGN:
         if foreign.name == kind:

@@ -1,20 +1,23 @@
 """Finds a runtime by name, importing only the one that is asked for.
 
 A runtime in somebody else's package joins by an entry point in the group `edgeward.runtimes`, its
-name the runtime's and its value a class that fulfils `agent.runtimes.api.Runtime`.
+name the runtime's and its value a class that fulfils `agent.runtimes.api.Runtime`. Where it loads
+files of a format of its own, one in the group `edgeward.formats` names an
+`agent.formats.registry.Format`, which is read without the runtime.
 """
 
 from __future__ import annotations
 
 import importlib
-from collections.abc import Iterator
-from typing import cast
+from collections.abc import Iterator, Sequence
+from typing import Any, cast
 
 from agent.errors import RuntimeUnavailable
+from agent.formats import registry as formats
 from agent.runtimes.api import Runtime, shorten
 from agent.runtimes.installed import cure_for
 
-GROUP = "edgeward.runtimes"
+GROUP, FORMATS_GROUP = "edgeward.runtimes", "edgeward.formats"
 # Found also where the package runs from a bare folder, without the metadata of an installation.
 BUILT_IN = {
     "edgetpu": "agent.runtimes.edgetpu:EdgeTpuRuntime",
@@ -41,9 +44,8 @@ def find(name: str) -> Runtime:
         raise RuntimeUnavailable(
             f"there is no runtime called {name!r}", hint=f"known here: {', '.join(names())}"
         )
-    module, _, attribute = place.partition(":")
     try:
-        runtime = cast(Runtime, getattr(importlib.import_module(module), attribute)())
+        runtime = cast(Runtime, _named(place)())
     except RuntimeUnavailable:
         raise
     except Exception as error:
@@ -52,7 +54,36 @@ def find(name: str) -> Runtime:
     lack = runtime.probe()
     if lack is not None:
         raise RuntimeUnavailable(f"the runtime {name} cannot work here: {lack}")
+    if name not in BUILT_IN:
+        add_formats(runtime.formats)
     return runtime
+
+
+def add_formats(names: Sequence[str] | None = None) -> None:
+    """Make formats known that other packages read.
+
+    Args:
+        names: Only these; None: all.
+
+    Raises:
+        RuntimeUnavailable: A reader cannot be imported.
+    """
+    for name, place in _declared(FORMATS_GROUP):
+        if names is not None and name not in names:
+            continue
+        try:
+            formats.add(_named(place))
+        except Exception as error:
+            raise RuntimeUnavailable(
+                f"the reader of the model format {name} cannot be imported: "
+                f"{type(error).__name__}: {shorten(error)}",
+                hint=install_hint(name),
+            ) from error
+
+
+def _named(place: str) -> Any:
+    module, _, attribute = place.partition(":")
+    return getattr(importlib.import_module(module), attribute)
 
 
 def _not_imported(name: str, error: Exception) -> RuntimeUnavailable:
@@ -70,10 +101,10 @@ def install_hint(name: str) -> str:
     return "install or repair the package that declares it"
 
 
-def _declared() -> Iterator[tuple[str, str]]:
-    """Yield name and place of each runtime in other packages."""
+def _declared(group: str = GROUP) -> Iterator[tuple[str, str]]:
+    """Yield name and place of each entry point of a group."""
     # Costs 2 MB in each template if it stands at the top, and the built-in ones do without it.
     from importlib import metadata
 
-    for point in metadata.entry_points(group=GROUP):
+    for point in metadata.entry_points(group=group):
         yield point.name, point.value

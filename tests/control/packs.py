@@ -6,7 +6,7 @@ from pathlib import Path
 
 from agent.documents.manifest import Manifest, Needs, PackFile, Tensor, Tolerance, Variant
 from agent.formats.description import Needs as FileNeeds
-from agent.formats.description import OnnxNeeds, TensorDescription
+from agent.formats.description import OnnxNeeds, TensorDescription, TfliteNeeds
 from agent.formats.registry import describe
 
 DIGEST = "sha256:" + "0" * 64
@@ -84,6 +84,7 @@ def _needs(needs: FileNeeds) -> Needs:
         return Needs(
             needs.ir_version, needs.opsets, operators=tuple(name for _, name in needs.operators)
         )
+    assert isinstance(needs, TfliteNeeds)
     return Needs(
         operators=tuple(f"{name}:{version}" for name, version in needs.operators.items()),
         custom_operators=needs.custom_operators,
