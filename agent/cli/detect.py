@@ -19,7 +19,7 @@ from rich.table import Table
 
 from agent.cli import exits, options
 from agent.cli.commands import HELP_SETTINGS
-from agent.cli.configuration import load_settings
+from agent.cli.here import settings_here
 from agent.control.profiles import Recognised, recognise
 from agent.device import identifiers, profiles
 from agent.device.detect import detect as look
@@ -27,7 +27,7 @@ from agent.device.machine import from_here
 from agent.device.recording import Opened, open_root, write
 from agent.device.tree import Folder, Tree
 from agent.documents.device import Device
-from agent.errors import AgentError, UsageError
+from agent.errors import UsageError
 from agent.links.runtime_probe import probe_runtimes
 
 EPILOG = """\b
@@ -93,13 +93,7 @@ def detect(as_json: bool, record: Path | None, root: Path | None, config: Path |
 
 
 def _here(config: Path | None) -> Opened:
-    try:
-        state_dir = Path(load_settings(config).state_dir)
-    except AgentError:
-        if config is not None:
-            raise
-        # A broken configuration is no reason not to say what the device is.
-        state_dir = Path("/var/lib/edgeward")
+    state_dir = Path(settings_here(config).state_dir)
     return Opened(Folder(), from_here(state_dir), probe_runtimes())
 
 

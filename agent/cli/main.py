@@ -32,6 +32,7 @@ COMMANDS: Mapping[str, Entry] = {
     "inspect": Entry("agent.cli.author", "inspect", "Show what is in a pack."),
     "predict": Entry("agent.cli.author", "predict", "Run a pack once, with no broker."),
     "plan": Entry("agent.cli.plan", "plan", "Say whether a pack will run on a device, and why."),
+    "bench": Entry("agent.cli.bench", "bench", "Measure the ways to run a pack on this machine."),
     "deploy": Entry("agent.cli.deploy", "deploy", "Give a pack to a device and wait for it."),
     "status": Entry("agent.cli.operate", "status", "Show what a device serves."),
     "rollback": Entry("agent.cli.operate", "rollback", "Let a slot serve its previous pack again."),

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from agent.cli import exits, options
 from agent.cli.commands import HELP_SETTINGS
-from agent.cli.configuration import load_settings
+from agent.cli.here import device_here, settings_here
 from agent.control.objections import PlanLimits
 from agent.control.plan import Plan, VariantPlan
 from agent.control.plan import plan as make_plan
@@ -27,8 +27,7 @@ from agent.documents.codec import decode
 from agent.documents.device import MAX_DEVICE_BYTES, Device, RuntimeFacts
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest
 from agent.documents.profile import Fault
-from agent.documents.settings import Settings
-from agent.errors import AgentError, DocumentError, RuntimeUnavailable, UsageError
+from agent.errors import DocumentError, RuntimeUnavailable, UsageError
 
 MANIFEST = "manifest.json"
 _WEB = ("http://", "https://")
@@ -100,8 +99,8 @@ def plan(
     elif names:
         device = _typical(names, profiles)
     else:
-        settings = _settings(config)
-        device = _here(settings)
+        settings = settings_here(config)
+        device = device_here(settings)
         worker_memory_bytes = settings.limits.worker_memory_mb * 1024 * 1024
         limits = PlanLimits(worker_memory_bytes, momentary=True)
     asked = _Asked(
@@ -214,25 +213,6 @@ def _everywhere(device: Device) -> list[RuntimeFacts]:
         return [registry.find("reference").facts()]
     except RuntimeUnavailable:
         return []
-
-
-def _here(settings: Settings) -> Device:
-    from agent.device.detect import detect
-    from agent.device.machine import from_here
-    from agent.device.tree import Tree
-    from agent.links.runtime_probe import probe_runtimes
-
-    return detect(Tree(), from_here(Path(settings.state_dir)), probe_runtimes())
-
-
-def _settings(config: Path | None) -> Settings:
-    try:
-        return load_settings(config)
-    except AgentError:
-        if config is not None:
-            raise
-        # A broken configuration is no reason not to say what would run.
-        return Settings()
 
 
 # For programs.

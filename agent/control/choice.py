@@ -11,6 +11,8 @@ from dataclasses import dataclass, replace
 
 ENOUGH_BLOCKS = 15
 BLOCKS_A_ROUND = 5
+# So long that a slow clock and a tick of CPU time do not matter; one call where that takes longer.
+BLOCK_MS = 4.0
 # A candidate this many times slower than the best one is measured no further.
 HOPELESS = 3.0
 # Within this share of the best median the cheaper candidate wins.

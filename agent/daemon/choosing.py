@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from agent.control.choice import BLOCKS_A_ROUND, Round
+from agent.control.choice import BLOCK_MS, BLOCKS_A_ROUND, Round
 from agent.control.contest import Contest, Proven, Rules
 from agent.control.fingerprint import Ran, cache_key, fingerprint
 from agent.control.objections import PlanLimits
@@ -28,7 +28,7 @@ log = logging.getLogger(__name__)
 
 # One round of a candidate may take this long, however slow the model is.
 ROUND_DEADLINE_S = 60.0
-ROUND = Measure(blocks=BLOCKS_A_ROUND)
+ROUND = Measure(blocks=BLOCKS_A_ROUND, block_ms=BLOCK_MS)
 
 
 class Chooser:

@@ -91,7 +91,7 @@ class Measure(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Measured(msgspec.Struct, frozen=True):
-    """Time of one call in each block, and the median CPU time of one call over all threads."""
+    """Time of one call in each block, and CPU time of one call over all threads."""
 
     ms: tuple[float, ...]
     cpu_ms: float
