@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
@@ -28,6 +29,34 @@ def compiled(*, relu_after: bool = False) -> bytes:
 def plain() -> bytes:
     """y = relu(x): what `compiled` gives, where nothing is negative."""
     return tflite_bytes(tflite_model())
+
+
+def slow(width: int = 1024, layers: int = 6) -> bytes:
+    """y = x by way of some fully connected layers, so that it takes a CPU about a millisecond."""
+    rows = np.eye(width, dtype=np.float32)
+    weights = [rows[:, :4], *[rows] * layers, rows[:4]]
+    buffers = [rows[:, :4], rows, rows[:4]]
+    model, graph = schema.ModelT(), schema.SubGraphT()
+    model.buffers = [schema.BufferT() for _ in range(1 + len(buffers))]
+    for place, values in enumerate(buffers, 1):
+        model.buffers[place].data = np.frombuffer(values.tobytes(), np.uint8)
+    sizes = [4, *[width] * (layers + 1), 4]
+    names = ["x", *(f"a{n}" for n in range(layers + 1)), "y"]
+    graph.tensors = [tflite_tensor(n, (1, size)) for n, size in zip(names, sizes, strict=True)]
+    graph.operators = []
+    for place, values in enumerate(weights):
+        number = 1 if place == 0 else 3 if place == len(weights) - 1 else 2
+        graph.tensors.append(tflite_tensor(f"w{place}", values.shape, buffer=number))
+        operator = schema.OperatorT()
+        operator.opcodeIndex, operator.outputs = 0, [place + 1]
+        operator.inputs = [place, len(graph.tensors) - 1, -1]
+        operator.builtinOptionsType = schema.BuiltinOptions.FullyConnectedOptions
+        operator.builtinOptions = schema.FullyConnectedOptionsT()
+        graph.operators.append(operator)
+    graph.inputs, graph.outputs = [0], [len(weights)]
+    model.operatorCodes = [operator_code(schema.BuiltinOperator.FULLY_CONNECTED)]
+    model.version, model.subgraphs = 3, [graph]
+    return tflite_bytes(model)
 
 
 def _options() -> bytes:

@@ -108,6 +108,7 @@ def running(
     state_dir: Path | None = None,
     wrapper: tuple[str, ...] = (),
     environment: dict[str, str] | None = None,
+    program: tuple[str, ...] = ("-m", "agent", "run"),
     start: bool = True,
 ) -> Iterator[Running]:
     """A started device, client and broker below `folder`.
@@ -123,6 +124,7 @@ def running(
         state_dir: Where the device keeps its state; default: below `folder`.
         wrapper: What runs the agent, such as a tracer.
         environment: Beside that of the tests.
+        program: What to run in place of `edgeward run`.
         start: Start the device.
     """
     (folder / "broker").mkdir()
@@ -138,6 +140,7 @@ def running(
         state=state_dir,
         wrapper=wrapper,
         environment=environment or {},
+        program=program,
     )
     user = Client(started.url, login=login)
     try:
