@@ -22,6 +22,9 @@ _NOISE = re.compile(
     r"\[ONNXRuntimeError\] : \d+ : \w+ : |Load model from .*? failed:"
     r"|/\w*onnxruntime\w*/\S+:\d+ (?:[^(]*\([^)]*\)(?: const)?(?: \[with [^\]]*\])? )?"
 )
+# What is searched: the words quote names of the model, and a pattern's time grows with the square
+# of what a name without end makes of them.
+_MAX_TEXT = 4000
 
 
 def needs_memory(text: str) -> bool:
@@ -31,11 +34,12 @@ def needs_memory(text: str) -> bool:
 
 def reason_in(text: str) -> str:
     """Return the part of the library's words that is about the model."""
-    return shorten(_NOISE.sub("", text))
+    return shorten(_NOISE.sub("", text[:_MAX_TEXT]))
 
 
 def limit_in(text: str) -> tuple[str, int] | None:
     """Read what a version knows from its refusal of more: (`opset` or `ir_version`, number)."""
+    text = text[:_MAX_TEXT]
     if found := _OPSET.search(text):
         return "opset", int(found[3])
     if found := _IR_VERSION.search(text):
@@ -51,7 +55,7 @@ def refusal(error: Exception, version: str, file: str) -> AgentError | MemoryErr
         version: The library's.
         file: The model's name.
     """
-    text = str(error)
+    text = str(error)[:_MAX_TEXT]
     if needs_memory(text):
         return MemoryError(shorten(text))
     newer = f"this is ONNX Runtime {version}; update it, or export for an older one"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -165,6 +166,17 @@ def test_an_unknown_operator_is_named(
     data = models.onnx_bytes([node], {"x": row}, {"y": row}, opsets=opsets)
     with pytest.raises(ModelRejected, match=f"does not know the operator {name}"):
         load(runtime, tmp_path, data)
+
+
+def test_a_name_without_end_does_not_keep_the_refusal_busy(
+    runtime: OnnxRuntime, tmp_path: Path
+) -> None:
+    node = helper.make_node("NoSuchOperator" * 10_000, ["x"], ["y"])
+    (tmp_path / "model.onnx").write_bytes(onnx_model([node]).SerializeToString())
+    started = time.process_time()
+    with pytest.raises(ModelRejected):
+        runtime.load(tmp_path / "model.onnx", Wanted())
+    assert time.process_time() - started < 2
 
 
 @pytest.mark.parametrize("said", [["n"], None], ids=["free", "unranked"])
