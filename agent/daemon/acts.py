@@ -6,6 +6,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
@@ -118,6 +119,9 @@ class Acts:
 
         choice = await self.chooser().choose(manifest, target.pin, load, self._deadline_s(manifest))
         log.info("slot=%s runs %s: %s", name, choice.way, choice.because)
+        for tried in choice.tried:
+            if tried.excluded:
+                log.info("slot=%s not %s: %s", name, tried.way, tried.excluded)
         return e.Qualified(name, action.rollout, choice)
 
     async def leaves_out(self, pack: str, manifest: Manifest) -> set[str]:
@@ -128,6 +132,19 @@ class Acts:
         """
         pins = [slot.pin for slot in targets_of(self.state()) if slot.pack == pack] or [None]
         return set(manifest.files) - await self.chooser().files_needed(manifest, pins)
+
+    async def outdated(self) -> list[tuple[str, str]]:
+        """The slots, with their packs, whose way was chosen by what is another now."""
+        found = []
+        for name, entry in self.state().slots.items():
+            choice = choice_for(self.state(), entry.serving) if entry.serving is not None else None
+            if entry.serving is None or choice is None:
+                continue
+            with suppress(AgentError):
+                manifest = self._manifest(entry.serving.pack)
+                if not await self.chooser().still_holds(manifest, choice):
+                    found.append((name, entry.serving.pack))
+        return found
 
     async def switch(self, action: e.Switch) -> e.Switched:
         await self._take_over(action.slot, action.target, on_probation=True)

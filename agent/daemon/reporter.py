@@ -22,6 +22,7 @@ from agent.daemon.reconciler import failure_of
 from agent.daemon.serving import SlotServer
 from agent.device import vitals
 from agent.documents import codec
+from agent.documents.choice import Choice
 from agent.documents.report import Failure, Placement, Progress, Report
 from agent.documents.settings import Settings
 from agent.documents.telemetry import (
@@ -69,6 +70,7 @@ class Reporter:
     progress: Mapping[str, Progress]
     wall: Callable[[], float]
     spool_bytes: Callable[[], int]
+    profile: Callable[[], str] = lambda: ""
     connects: int = 0
     _troubles: dict[str, Failure] = field(default_factory=dict)
     _closed: bool = False
@@ -89,6 +91,7 @@ class Reporter:
             agent=__version__,
             device=self.settings.device_id,
             facts={name: self._facts(name) for name in self.state().slots},
+            profile=self.profile(),
             trouble=next((self._troubles[t] for t in TROUBLES if t in self._troubles), None),
         )
 
@@ -177,7 +180,7 @@ class Reporter:
             runtime=ready.runtime,
             runtime_version=ready.runtime_version,
             provider=ready.placement.got,
-            placement=_placement(server, ready.placement),
+            placement=_placement(server, choice, ready.placement),
             threads=ready.threads,
             isolation=ready.isolation,
         )
@@ -355,9 +358,13 @@ def _detail(data: bytes) -> Any:
         return None
 
 
-def _placement(server: SlotServer, real: Placement) -> Placement:
-    """Where operators run, with the reason where that is not where they were chosen to run."""
+def _placement(server: SlotServer, choice: Choice | None, real: Placement) -> Placement:
+    """Where operators run, with the reason where that is not where they were to run."""
     plan, why = server.plan, server.stepped_down
+    lost = choice.lost if choice is not None else None
+    if lost is not None and why is None:
+        reason = f"{lost.way} is out: {lost.excluded}"
+        return Placement(lost.way.provider, real.got, real.operators, real.time, reason[:MAX_WHY])
     if plan is None or why is None:
         return real
     wanted = plan.way.provider or plan.way.runtime

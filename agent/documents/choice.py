@@ -95,6 +95,13 @@ class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
         """What was measured of the chosen way."""
         return self.of(self.way)
 
+    @property
+    def lost(self) -> Tried | None:
+        """The accelerated way that was tried first and is out, where now the CPU computes."""
+        if self.way.accelerated:
+            return None
+        return next((t for t in self.tried if t.excluded and t.way.accelerated), None)
+
     def of(self, way: Way) -> Tried | None:
         """What was measured of a way; None where nothing was."""
         return next((tried for tried in self.tried if tried.way == way), None)

@@ -33,19 +33,23 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Double:
     return doubles.build(tmp_path_factory.mktemp("double"))
 
 
-@pytest.fixture(scope="module")
-def packed(packs: Packs) -> Packed:
-    """Two variants of y = x: compiled for the Edge TPU, and plain."""
-    plain, compiled = packs.folder / "same.tflite", packs.folder / "same_edgetpu.tflite"
+def same(packs: Packs, name: str) -> Packed:
+    """A pack with two variants of y = x: compiled for the Edge TPU, and plain."""
+    plain, compiled = packs.folder / f"{name}.tflite", packs.folder / f"{name}_edgetpu.tflite"
     plain.write_bytes(models.slow())
     compiled.write_bytes(models.compiled())
     spec = Spec(
-        name="same",
+        name=name,
         version="1.0",
         inputs=(TensorSpec("x", low=0.0, high=1.0),),
         variants=(VariantSpec(str(compiled)),),
     )
-    return pack(plain, packs.folder / "same", spec=spec)
+    return pack(plain, packs.folder / name, spec=spec)
+
+
+@pytest.fixture(scope="module")
+def packed(packs: Packs) -> Packed:
+    return same(packs, "same")
 
 
 @pytest.fixture
@@ -169,3 +173,76 @@ def test_one_that_is_lost_in_mid_stream_costs_no_message_and_comes_back(
     assert stream.providers() == ["edgetpu", "XNNPACK", "edgetpu"]
     assert stream.longest_silence_s() < SILENCE_S
     print(f"{how}: {stream.longest_silence_s():.3f} s of {stream.sent} messages")
+
+
+REFUSALS: dict[str, Callable[[Double], None]] = {
+    "without a word": lambda double: double.set("silent null"),
+    "with a message": lambda double: double.set("null with message"),
+    "by a crash": lambda double: double.set("create crashes"),
+}
+WORDS = {
+    "without a word": "cannot be opened: none is plugged in",
+    "with a message": "double: no such device",
+    "by a crash": "the process that holds the device has ended",
+}
+
+
+@pytest.mark.parametrize("how", REFUSALS)
+def test_one_that_refuses_leaves_the_pack_to_the_cpu_and_the_report_says_why(
+    on_tpu: Running, packed: Packed, double: Double, how: str
+) -> None:
+    REFUSALS[how](double)
+    on_tpu.serve(a=slot(packed))
+    assert on_tpu.predict("m1", "in/a")["outputs"][0]["data"] == [1.0, 2.0, 3.0, 4.0]
+    told = placement(on_tpu, "a")
+    assert (told["wanted"], told["got"]) == ("edgetpu", "XNNPACK")
+    assert WORDS[how] in told["why"]
+    assert WORDS[how] in on_tpu.device.log
+
+
+def test_a_demand_for_it_is_refused_where_it_is_not_had(
+    on_tpu: Running, packed: Packed, double: Double
+) -> None:
+    double.unplug()
+    on_tpu.deploy(a=slot(packed, pin={"runtime": "edgetpu"}))
+    failed = on_tpu.settle("a", packed.pack)
+    assert failed["error"]["code"] == "accelerator_failed"
+    assert "none is plugged in" in failed["error"]["message"]
+
+
+def test_a_new_pack_is_proven_beside_the_one_that_has_the_device(
+    on_tpu: Running, packed: Packed, packs: Packs
+) -> None:
+    other = same(packs, "other")
+    on_tpu.serve(a=slot(packed))
+    runs_on(on_tpu, "a", "edgetpu")
+    with Stream(on_tpu, "a") as stream:
+        stream.more(30)
+        on_tpu.serve(a=slot(other))
+        runs_on(on_tpu, "a", "edgetpu")
+        stream.more(30)
+        stream.finish()
+    assert stream.providers() == ["edgetpu"]
+
+
+def test_two_slots_share_one_and_both_lose_it_and_both_get_it_back(
+    on_tpu: Running, packed: Packed, double: Double
+) -> None:
+    on_tpu.serve(a=slot(packed, "in/a", "out/a"), b=slot(packed, "in/b", "out/b"))
+    runs_on(on_tpu, "a", "edgetpu")
+    runs_on(on_tpu, "b", "edgetpu")
+    with Stream(on_tpu, "a") as one, Stream(on_tpu, "b") as other:
+        one.more(50)
+        double.unplug()
+        runs_on(on_tpu, "a", "XNNPACK")
+        runs_on(on_tpu, "b", "XNNPACK")
+        double.plug()
+        runs_on(on_tpu, "a", "edgetpu")
+        runs_on(on_tpu, "b", "edgetpu")
+        one.more(50)
+        other.more(50)
+        one.finish()
+        other.finish()
+    for stream in (one, other):
+        assert stream.providers() == ["edgetpu", "XNNPACK", "edgetpu"]
+        assert stream.longest_silence_s() < SILENCE_S
