@@ -99,10 +99,17 @@ class Runtime(Protocol):
     thread: workers are forked from the process that imported it.
     """
 
-    name: str
-    version: str
-    # Of `agent.formats`: the model files that it loads.
-    formats: Sequence[str]
+    @property
+    def name(self) -> str:
+        """As packs, settings and reports call it."""
+
+    @property
+    def version(self) -> str:
+        """The library's."""
+
+    @property
+    def formats(self) -> Sequence[str]:
+        """Of `agent.formats`, or of its own package: the model files that it loads."""
 
     def facts(self) -> RuntimeFacts:
         """Say what this build of the library can do. Under 1 s; loads no model."""

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 import pytest
+from edgeward_steps.runtime import StepsRuntime
 
 from agent.documents import codec
 from agent.documents.device import RuntimeFacts
@@ -31,6 +32,8 @@ class Kit(NamedTuple):
     sum_and_difference: Callable[[], bytes]
     # With an operator called Frobnicate.
     unknown_operator: Callable[[], bytes]
+    # Of a package that is not installed here.
+    make: Callable[[], Runtime] | None = None
 
 
 def _onnx(name: str) -> Kit:
@@ -53,6 +56,14 @@ RUNTIMES = (
         lambda: models.custom_operator_tflite("Frobnicate"),
     ),
     _onnx("reference"),
+    Kit(
+        "steps",
+        "steps",
+        models.relu_steps,
+        models.sum_and_difference_steps,
+        lambda: models.steps_bytes({"x": [4]}, {"y": [4]}, ("Frobnicate", "y", "x")),
+        StepsRuntime,
+    ),
 )
 ROW = np.array([[-1.0, 2.0, -3.0, 4.0]], np.float32)
 
@@ -65,7 +76,7 @@ def kit(request: pytest.FixtureRequest) -> Kit:
 
 @pytest.fixture
 def runtime(kit: Kit) -> Runtime:
-    return registry.find(kit.name)
+    return kit.make() if kit.make else registry.find(kit.name)
 
 
 def load(

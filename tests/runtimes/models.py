@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ai_edge_litert import schema_py_generated as schema
+from edgeward_steps.model_format import MAGIC
 from onnx import TensorProto, helper
 
 from tests.formats.building import (
@@ -93,3 +95,28 @@ def quantised_tflite() -> bytes:
     fields = {"type": schema.TensorType.INT8, "quantization": quantised([0.5], [3])}
     tensors = [tflite_tensor(name, **fields) for name in ("x", "y")]
     return tflite_bytes(tflite_model(tensors))
+
+
+def steps_bytes(
+    inputs: Mapping[str, Sequence[int]],
+    outputs: Mapping[str, Sequence[int]],
+    *steps: tuple[str, ...],
+) -> bytes:
+    """A model of the example's format; a step is its operator, what it makes, and its operands."""
+    named = [{"op": op, "out": target, "in": sources} for op, target, *sources in steps]
+    return MAGIC + json.dumps({"inputs": inputs, "outputs": outputs, "steps": named}).encode()
+
+
+def relu_steps(shape: Sequence[int] = (1, 4)) -> bytes:
+    """y = relu(x)."""
+    return steps_bytes({"x": shape}, {"y": shape}, ("relu", "y", "x"))
+
+
+def sum_and_difference_steps() -> bytes:
+    """sum = a + b, difference = a - b."""
+    return steps_bytes(
+        {"a": (1, 4), "b": (1, 4)},
+        {"sum": (1, 4), "difference": (1, 4)},
+        ("add", "sum", "a", "b"),
+        ("subtract", "difference", "a", "b"),
+    )

@@ -49,7 +49,8 @@ def test_a_runtime_of_another_package_joins_by_an_entry_point(tmp_path: Path) ->
     declare(
         tmp_path,
         "mine",
-        "class Runtime:\n    name, version, formats = 'mine', '3', ()\n    def probe(self): return None\n",
+        "class Runtime:\n    name, version, formats = 'mine', '3', ()\n"
+        "    def probe(self): return None\n",
     )
     code = """
 from agent.runtimes import registry
