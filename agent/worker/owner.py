@@ -240,16 +240,16 @@ class Owner:
         self._turns = Turns()
         self._clients: dict[int, _Client] = {}
         self._by_descriptor: dict[int, _Client] = {}
-        self._poll = select.poll()
-        self._poll.register(control, select.POLLIN)
+        # Not poll: it waits in whole milliseconds. There are at most as many as confinement allows.
+        self._watched: set[int] = {control.fileno()}
 
     def serve(self) -> None:
         """Serve until the template has ended."""
         while True:
             waiting = [c.number for c in self._clients.values() if c.request is not None]
             wait_s = self._turns.wait_s(waiting, time.monotonic())
-            ready = self._poll.poll(None if math.isinf(wait_s) else math.ceil(1000 * wait_s))
-            for descriptor, _ in ready:
+            timeout = None if math.isinf(wait_s) else wait_s
+            for descriptor in select.select(self._watched, (), (), timeout)[0]:
                 client = self._by_descriptor.get(descriptor)
                 if client is not None:
                     self._read(client)
@@ -268,7 +268,7 @@ class Owner:
         stream.setblocking(False)
         client = _Client(int(packet), stream)
         self._clients[client.number] = self._by_descriptor[stream.fileno()] = client
-        self._poll.register(stream, select.POLLIN)
+        self._watched.add(stream.fileno())
         return True
 
     def _read(self, client: _Client) -> None:
@@ -276,14 +276,13 @@ class Owner:
             self._part(client)
         elif client.request is not None:
             # It sends nothing more before it is answered.
-            self._poll.unregister(client.stream)
+            self._watched.discard(client.stream.fileno())
             if client.request[0] == LOAD:
                 self._turns.join(client.number, _share(client.request[2]), time.monotonic())
             self._turns.ask(client.number)
 
     def _part(self, client: _Client) -> None:
-        with contextlib.suppress(KeyError):
-            self._poll.unregister(client.stream)
+        self._watched.discard(client.stream.fileno())
         del self._clients[client.number], self._by_descriptor[client.stream.fileno()]
         self._turns.leave(client.number)
         client.close()
@@ -315,7 +314,7 @@ class Owner:
         except OSError:
             self._part(client)
             return
-        self._poll.register(client.stream, select.POLLIN)
+        self._watched.add(client.stream.fileno())
 
     def _do(
         self, client: _Client, kind: int, model: int, body: memoryview
