@@ -114,6 +114,14 @@ class RollbackRequested:
 
 
 @dataclass(frozen=True)
+class Outdated:
+    """What a slot's way was chosen by is another now: device, driver, kernel or runtime."""
+
+    slot: str
+    pack: str
+
+
+@dataclass(frozen=True)
 class SlotStopped:
     """A slot that is gone has left nothing behind."""
 
@@ -123,7 +131,7 @@ class SlotStopped:
 RolloutEvent = (
     Fetched | Verified | Qualified | Switched | ProbationPassed | Restored | RetryDue | StepFailed
 )
-SlotEvent = CrashLooped | Recovered | Unservable | RollbackRequested | SlotStopped
+SlotEvent = CrashLooped | Recovered | Unservable | Outdated | RollbackRequested | SlotStopped
 Event = DesiredArrived | DesiredRefused | SlotEvent | RolloutEvent
 
 

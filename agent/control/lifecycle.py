@@ -27,6 +27,7 @@ from agent.control.rollouts import (
     put_right,
     repair,
     same_target,
+    start,
     taken_over,
     with_rollout,
     with_slot,
@@ -296,6 +297,17 @@ def _unservable(state: DeviceState, event: e.Unservable) -> Step:
     return _changed(state, event.slot, entry, damaged)
 
 
+def _outdated(state: DeviceState, event: e.Outdated) -> Step:
+    """Prove again what serves well, and choose anew how to run it; meanwhile it serves on."""
+    entry = state.slots.get(event.slot)
+    if entry is None or entry.serving is None or entry.serving.pack != event.pack:
+        return Step(state)
+    if entry.rollout is not None or entry.looping is not None or entry.damaged is not None:
+        return Step(state)
+    again = Rollout(0, entry.serving, Phase.QUALIFYING, state.deployment, back=True)
+    return start(state, event.slot, entry, again)
+
+
 def _rollback(state: DeviceState, event: e.RollbackRequested) -> Step:
     entry = state.slots.get(event.slot)
     if entry is None or entry.previous is None or entry.serving is None:
@@ -332,6 +344,7 @@ DECISIONS: Mapping[type, Callable[[DeviceState, Any], Step]] = {
     e.CrashLooped: _crash_looped,
     e.Recovered: _recovered,
     e.Unservable: _unservable,
+    e.Outdated: _outdated,
     e.RollbackRequested: _rollback,
     e.SlotStopped: _stopped,
 }

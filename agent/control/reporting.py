@@ -55,6 +55,7 @@ def build_report(
     agent: str,
     device: str,
     facts: Mapping[str, Facts],
+    profile: str = "",
     trouble: Failure | None = None,
 ) -> Report:
     """Return the whole reported document.
@@ -64,6 +65,7 @@ def build_report(
         agent: The agent's version.
         device: The device's id.
         facts: By slot.
+        profile: What the device was recognised as.
         trouble: What keeps the agent as a whole from acting, such as a full disk.
     """
     return Report(
@@ -71,6 +73,7 @@ def build_report(
         agent=agent,
         device=device,
         deployment=state.deployment,
+        profile=profile,
         slots={name: _slot(entry, facts.get(name, Facts())) for name, entry in state.slots.items()},
         refused=state.refused,
         unknown_fields=state.unknown_fields,

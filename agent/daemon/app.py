@@ -63,6 +63,8 @@ log = logging.getLogger(__name__)
 # meanwhile.
 BUS_RETRY_S = 15.0
 STALL_LOOK_EVERY_S = 1.0
+# After a start whatever serves comes first: reading profiles and asking runtimes takes a second.
+LOOK_AT_CHOICES_AFTER_S, LOOK_AT_CHOICES_EVERY_S = 30.0, 3600.0
 SESSION_EXPIRY_S = 7 * 86_400
 SAVED_WITHIN_S = 5.0
 # Together less than systemd's TimeoutStopSec.
@@ -217,6 +219,7 @@ class Daemon:
             progress=self.acts.progress,
             wall=time.time,
             spool_bytes=lambda: self.outbox.used_bytes,
+            profile=lambda: self._chooser.profile if self._chooser is not None else "",
         )
 
     def _choose(self) -> Chooser:
@@ -421,6 +424,7 @@ class Daemon:
         self._spawn(self.reconciler.run(), core="the reconciler")
         self._spawn(self.reporter.run(), core="the reporter")
         self._spawn(self._look_for_stalls(), core="the watch over the buses")
+        self._spawn(self._look_whether_choices_hold())
         if self._notifier.watchdog_every_s is not None:
             self._spawn(self._keep_alive(self._notifier.watchdog_every_s), core="the watchdog")
         self._notifier.ready()
@@ -434,6 +438,16 @@ class Daemon:
             await asyncio.sleep(STALL_LOOK_EVERY_S)
             for server in self.acts.servers.values():
                 server.bus.look_for_stall()
+
+    async def _look_whether_choices_hold(self) -> None:
+        """Choose anew how packs are run where the device has become another since."""
+        await asyncio.sleep(LOOK_AT_CHOICES_AFTER_S)
+        while True:
+            for slot, pack in await self.acts.outdated():
+                log.info("slot=%s the device is another than when its way was chosen", slot)
+                self.reconciler.feed(e.Outdated(slot, pack))
+            self.reporter.changed()
+            await asyncio.sleep(LOOK_AT_CHOICES_EVERY_S)
 
     async def _keep_alive(self, every_s: float) -> None:
         while True:

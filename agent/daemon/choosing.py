@@ -39,6 +39,12 @@ class Chooser:
         self._limits = limits
         self._supervisor = supervisor
 
+    @property
+    def profile(self) -> str:
+        """What this device was recognised as; nothing before it was looked at."""
+        known = self._here.known
+        return known.recognised.name if known is not None else ""
+
     async def files_needed(self, manifest: Manifest, pins: Sequence[Pin | None]) -> set[str]:
         """The files of a pack that this device needs, from its manifest alone.
 

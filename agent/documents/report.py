@@ -129,7 +129,7 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
         device: The device's id.
         deployment: The name of the last accepted deployment.
         trust: `unsigned`: packs are checked against their digests only.
-        profile: The device's profile; this version knows none.
+        profile: The device's profile, with `+` before each add-on's; absent before the first look.
         slots: By slot.
         refused: Why the last desired document was refused whole, so that nothing of it was done.
         unknown_fields: Fields of the accepted document that this version does not know, ignored.

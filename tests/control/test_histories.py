@@ -35,7 +35,7 @@ from tests.control.stories import (
 
 SLOTS = ("vib", "cam")
 FAILURES = {"lasting": LASTING, "passing": PASSING, "altered": ALTERED}
-TROUBLES = ("crash", "recovered", "rollback", "unservable", "restart", *FAILURES)
+TROUBLES = ("crash", "recovered", "rollback", "unservable", "outdated", "restart", *FAILURES)
 FACTS: dict[type, Callable[[str, int], e.Event]] = {
     e.Fetch: e.Fetched,
     e.Verify: e.Verified,
@@ -115,6 +115,9 @@ class World:
             return
         elif what == "rollback":
             self.feed(e.RollbackRequested(name))
+        elif what == "outdated":
+            if entry.serving is not None:
+                self.feed(e.Outdated(name, entry.serving.pack))
         elif what == "unservable":
             if entry.serving is not None:
                 self.feed(e.Unservable(name, ALTERED))

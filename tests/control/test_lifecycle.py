@@ -8,6 +8,7 @@ from agent.control import events as e
 from agent.control.lifecycle import TRANSITIONS, resume, step
 from agent.control.rollouts import ON_ENTRY
 from agent.control.state import DeviceState, Phase
+from agent.documents.choice import Choice, Way
 from agent.errors import ImpossibleEvent
 from tests.control.stories import (
     LASTING,
@@ -94,6 +95,31 @@ def test_an_absent_slot_is_stopped_and_an_unchanged_one_is_left_alone() -> None:
     after = step(state, desired("two", vib=slot(A)))
     assert after.actions == (e.StopSlot("cam"),)
     assert set(after.state.slots) == {"vib"}
+
+
+def test_what_was_chosen_on_another_device_is_proven_and_chosen_anew_while_it_serves() -> None:
+    state = run_to_the_end(step(DeviceState(), desired("one", vib=slot(A))).state)
+    again = step(state, e.Outdated("vib", A))
+    assert isinstance(again.actions[0], e.Qualify)
+    assert again.state.slots["vib"].serving == slot(A)
+    other = Choice(Way("main", "tflite"))
+    chosen = step(again.state, e.Qualified("vib", rollout_of(again.state), other))
+    assert chosen.state.qualified == {A: other}
+    state = chosen.state
+    for fact in (e.Switched, e.ProbationPassed):
+        state = step(state, fact("vib", rollout_of(state))).state
+    done = state.slots["vib"]
+    assert (done.serving, done.rollout) == (slot(A), None)
+    assert done.outcome is not None
+    assert done.outcome.state == "active"
+
+
+def test_what_is_under_way_or_ails_is_not_chosen_anew() -> None:
+    state = step(DeviceState(), desired("one", vib=slot(A))).state
+    assert step(state, e.Outdated("vib", A)).state is state
+    served = run_to_the_end(state)
+    assert step(served, e.Outdated("vib", B)).state is served
+    assert step(served, e.Outdated("cam", A)).state is served
 
 
 def test_a_slot_that_is_gone_is_left_again_after_a_restart_until_that_is_done() -> None:
