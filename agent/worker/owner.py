@@ -19,6 +19,7 @@ import socket
 import stat
 import sys
 import time
+from pathlib import Path
 from typing import NamedTuple, NoReturn
 
 import msgspec
@@ -52,9 +53,10 @@ MAX_MODEL_BYTES = 256 * 1024 * 1024
 MAX_SESSIONS = 64
 # How long a worker may leave its answer unread.
 SEND_S = 1.0
-# Without a model; each adds what its worker may take.
+# Beyond what the libraries take; each model adds what its worker may take.
 OWN_MEMORY_MB = 64
 _NUMBER_BYTES = 8
+_FIRST_BYTES = 4096
 _MAX_PACKET = 64
 LOCKED = b"locked"
 _HEARS_OF_DEVICES = "socket (netlink)"
@@ -175,7 +177,7 @@ class _Client:
         # Once a request is whole: kind, model, body.
         self.request: tuple[int, int, memoryview] | None = None
         self.file = -1
-        self._buffer = bytearray(MAX_WORDS_BYTES)
+        self._buffer = bytearray(_FIRST_BYTES)
         self._filled = 0
 
     def read(self) -> bool:
@@ -237,6 +239,7 @@ class Owner:
         self._runtime = runtime
         self._control = control
         self._busy = busy
+        self._libraries_bytes = _private_bytes()
         self._turns = Turns()
         self._clients: dict[int, _Client] = {}
         self._by_descriptor: dict[int, _Client] = {}
@@ -272,7 +275,11 @@ class Owner:
         return True
 
     def _read(self, client: _Client) -> None:
-        if not client.read():
+        try:
+            goes_on = client.read()
+        except MemoryError:
+            goes_on = False
+        if not goes_on:
             self._part(client)
         elif client.request is not None:
             # It sends nothing more before it is answered.
@@ -357,9 +364,15 @@ class Owner:
     def _allow_memory(self, more_mb: int) -> None:
         """Limit this process to what its models' workers may take, all together."""
         models = [held for client in self._clients.values() for held in client.models.values()]
-        total = OWN_MEMORY_MB + more_mb + sum(held.memory_mb for held in models)
+        total_mb = OWN_MEMORY_MB + more_mb + sum(held.memory_mb for held in models)
         _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-        resource.setrlimit(resource.RLIMIT_DATA, (total * 1024 * 1024, hard))
+        limit = self._libraries_bytes + total_mb * 1024 * 1024
+        resource.setrlimit(resource.RLIMIT_DATA, (limit, hard))
+
+
+def _private_bytes() -> int:
+    """Return what this process has of the memory that RLIMIT_DATA limits (`statm` of proc(5))."""
+    return int(Path("/proc/self/statm").read_text().split()[5]) * resource.getpagesize()
 
 
 def _share(body: memoryview) -> Share:
