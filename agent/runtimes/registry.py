@@ -22,6 +22,7 @@ GROUP, FORMATS_GROUP = "edgeward.runtimes", "edgeward.formats"
 BUILT_IN = {
     "edgetpu": "agent.runtimes.edgetpu:EdgeTpuRuntime",
     "onnx": "agent.runtimes.onnx:OnnxRuntime",
+    "openvino": "agent.runtimes.openvino:OpenvinoRuntime",
     "reference": "agent.runtimes.reference.runtime:ReferenceRuntime",
     "tflite": "agent.runtimes.tflite:TfliteRuntime",
 }

@@ -254,3 +254,77 @@ def test_what_is_known_of_the_device_is_said(tmp_path: Path) -> None:
     node.parent.mkdir(parents=True)
     node.touch()
     assert "another program holds it" in edgetpu_library.why_none(tmp_path)
+
+
+# What becomes of a session and of refusals, in one process: COMPILED PLAIN FOLDER.
+STORY = """
+import ctypes, sys
+from pathlib import Path
+import numpy as np
+from agent.errors import AgentError
+from agent.runtimes import tflite
+from agent.runtimes.api import Wanted
+from agent.runtimes.edgetpu import EdgeTpuRuntime
+from tests.delegate.double import Double
+compiled, plain, folder = map(Path, sys.argv[1:])
+double = Double(folder)
+runtime = EdgeTpuRuntime()
+def told(act):
+    try:
+        print(act())
+    except AgentError as error:
+        print(type(error).__name__, error.message)
+def load(path):
+    return runtime.load(path, Wanted("edgetpu"))
+row = np.array([[1, 2, 3, 4]], np.float32)
+print(tflite.DISTRIBUTION)
+session = load(compiled)
+told(lambda: session.run({"x": row})["y"].tolist())
+told(lambda: (session.placement.got, session.placement.operators))
+told(lambda: load(plain))
+double.set("invoke fails")
+told(lambda: session.run({"x": row}))
+double.set("silent null")
+told(lambda: load(compiled))
+double.set("null with message")
+told(lambda: load(compiled))
+double.plug()
+told(lambda: session.run({"x": row})["y"].tolist())
+"""
+TOLD = [
+    "[[1.0, 2.0, 3.0, 4.0]]",
+    "('edgetpu', 1.0)",
+    "ModelRejected the model was not compiled for the Edge TPU: all of it would run on the CPU",
+    "AcceleratorFailed the Edge TPU failed: the model failed while running: "
+    "double: the device is lost",
+    "AcceleratorFailed the Edge TPU cannot be opened: none is plugged in, or its driver is not "
+    "loaded",
+    "AcceleratorFailed the Edge TPU cannot be opened: double: no such device",
+    "[[1.0, 2.0, 3.0, 4.0]]",
+]
+
+
+@pytest.mark.parametrize("distribution", ["ai-edge-litert", "tflite-runtime"])
+def test_both_interpreters_tell_the_same_story(
+    double: Double, tmp_path: Path, distribution: str
+) -> None:
+    python = sys.executable
+    if distribution == "tflite-runtime":
+        # It wants NumPy 1, so it cannot be in one environment with the other.
+        python = os.environ.get("PYTHON_WITH_TFLITE_RUNTIME", "")
+        if not python:
+            pytest.skip("PYTHON_WITH_TFLITE_RUNTIME names no interpreter that has tflite-runtime")
+    compiled, plain = tmp_path / "compiled", tmp_path / "plain"
+    compiled.write_bytes(models.compiled())
+    plain.write_bytes(models.plain())
+    root = str(Path(__file__).parents[2])
+    done = subprocess.run(
+        [python, "-c", STORY, str(compiled), str(plain), str(double.folder)],
+        env={**os.environ, "LD_LIBRARY_PATH": str(double.folder), "PYTHONPATH": root},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    if edgetpu_library.why_none() != "none is plugged in, or its driver is not loaded":
+        pytest.skip("there is an Edge TPU on this machine, of which other words are said")
+    assert done.stdout.splitlines() == [distribution, *TOLD], done.stderr

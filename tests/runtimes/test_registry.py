@@ -93,6 +93,6 @@ except RuntimeUnavailable as error:
 
 def test_an_unknown_name_is_refused_with_the_known_ones() -> None:
     with pytest.raises(
-        RuntimeUnavailable, match=r"no runtime called 'tensorrt'.*onnx, reference, tflite"
+        RuntimeUnavailable, match=r"no runtime called 'tensorrt'.*onnx, openvino, reference, tflite"
     ):
         registry.find("tensorrt")

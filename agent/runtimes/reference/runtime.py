@@ -19,6 +19,7 @@ from agent.formats.magic import is_onnx
 from agent.formats.onnx_graph import read_graph
 from agent.pipeline.tensors import DTYPES
 from agent.runtimes.api import Array, Arrays, Wanted, shorten
+from agent.runtimes.inputs import check_inputs
 from agent.runtimes.reference.plan import (
     NEWEST_IR_VERSION,
     NEWEST_OPSET,
@@ -105,7 +106,7 @@ class ReferenceSession:
         plan = self._plan
         if plan is None:
             raise RuntimeError("the session is closed")
-        self._check(arrays)
+        check_inputs(self.inputs, self._ranked, arrays)
         values = list(plan.values)
         for name, place in plan.inputs.items():
             values[place] = arrays[name]
@@ -131,27 +132,6 @@ class ReferenceSession:
     def close(self) -> None:
         """Let go of the weights."""
         self._plan = None
-
-    def _check(self, arrays: Arrays) -> None:
-        if arrays.keys() != self._ranked.keys():
-            raise BadInput(
-                f"the model takes the inputs {', '.join(self._ranked)}; "
-                f"got {', '.join(arrays) or 'none'}"
-            )
-        for tensor in self.inputs:
-            array = arrays[tensor.name]
-            if array.dtype != DTYPES[tensor.datatype]:
-                raise BadInput(f"the input {tensor.name!r} is {tensor.datatype}, not {array.dtype}")
-            if not self._ranked[tensor.name]:
-                continue
-            fits = len(tensor.shape) == array.ndim and all(
-                wanted in (-1, size) for wanted, size in zip(tensor.shape, array.shape, strict=True)
-            )
-            if not fits:
-                raise BadInput(
-                    f"the input {tensor.name!r} has the shape {list(tensor.shape)}, "
-                    f"not {list(array.shape)}"
-                )
 
     def _failure(self, op_type: str, error: Exception) -> AgentError:
         if isinstance(error, BadInput) or self._has_free_inputs:
