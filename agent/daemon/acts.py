@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from agent.control import events as e
+from agent.control.heat import lighter
 from agent.control.rollouts import same_target
 from agent.control.state import DeviceState, SlotState, choice_for, targets_of
 from agent.daemon.bus import Bus
@@ -117,12 +118,20 @@ class Acts:
         def load(way: Way) -> Load:
             return self._plan_of(name, target, manifest, way, probe=True).load
 
-        choice = await self.chooser().choose(manifest, target.pin, load, self._deadline_s(manifest))
+        choice = await self.chooser().choose(
+            manifest, target.pin, load, self._deadline_s(manifest), self._threads_taken(name)
+        )
         log.info("slot=%s runs %s: %s", name, choice.way, choice.because)
         for tried in choice.tried:
             if tried.excluded:
                 log.info("slot=%s not %s: %s", name, tried.way, tried.excluded)
         return e.Qualified(name, action.rollout, choice)
+
+    def _threads_taken(self, name: str) -> int:
+        """How many threads the other slots run with."""
+        others = (entry.serving for other, entry in self.state().slots.items() if other != name)
+        choices = (choice_for(self.state(), serving) for serving in others if serving is not None)
+        return sum(choice.way.threads for choice in choices if choice is not None)
 
     async def leaves_out(self, pack: str, manifest: Manifest) -> set[str]:
         """The files of a pack that no slot needs on this device, from its manifest alone.
@@ -307,6 +316,9 @@ class Acts:
         if choice.runner_up is not None:
             spare = self._plan_of(name, target, manifest, choice.runner_up)
         plan = self._plan_of(name, target, manifest, choice.way, spare=spare)
+        light = lighter(choice) if target.policy.action == "lighter_variant" else None
+        if light is not None:
+            plan = replace(plan, lighter=self._plan_of(name, target, manifest, light))
         best = choice.best
         if choice.way.accelerated and best is not None and best.p95_ms is not None:
             # One that hangs must not keep messages waiting for as long as a slow CPU might.

@@ -40,6 +40,12 @@ class Chooser:
         self._supervisor = supervisor
 
     @property
+    def hot_c(self) -> float | None:
+        """From this temperature on the device is hot; None before the first look."""
+        known = self._here.known
+        return known.recognised.limits.hot_c if known is not None else None
+
+    @property
     def profile(self) -> str:
         """What this device was recognised as; nothing before it was looked at."""
         known = self._here.known
@@ -62,7 +68,12 @@ class Chooser:
         return {name for planned in plans for name in planned.files}
 
     async def choose(
-        self, manifest: Manifest, pin: Pin | None, load: Callable[[Way], Load], deadline_s: float
+        self,
+        manifest: Manifest,
+        pin: Pin | None,
+        load: Callable[[Way], Load],
+        deadline_s: float,
+        threads_taken: int = 0,
     ) -> Choice:
         """Prove and measure a pack in throw-away processes.
 
@@ -71,6 +82,7 @@ class Chooser:
             pin: What the slot insists on.
             load: What a worker would be told to load.
             deadline_s: How long one message may take.
+            threads_taken: By other slots; what the device has is for all of them.
 
         Raises:
             AgentError: Nothing can run it, or nothing passed; says why.
@@ -91,14 +103,18 @@ class Chooser:
             manifest.limits,
             1000 * deadline_s,
         )
-        ways = [candidate.way for candidate in planned.candidates]
+        ways, left_out = _within_budget(
+            [candidate.way for candidate in planned.candidates],
+            (limits.threads or int(known.device.cpu.usable)) - threads_taken,
+        )
+        left_out = (*planned.refused, *left_out)
         outcome = await Contest(ways, begin, rules, asyncio.get_running_loop().time).hold()
         if not outcome.passed:
-            reasons = [*planned.refused, *(f"{t.way}: {t.excluded}" for t in outcome.tried)]
+            reasons = [*left_out, *(f"{t.way}: {t.excluded}" for t in outcome.tried)]
             if len(outcome.failures) == len(reasons) == 1:
                 raise outcome.failures[0]
             raise _none_runs(outcome.failures, reasons)
-        return outcome.choice(planned.refused, key_of(manifest, outcome.passed[0].way, known))
+        return outcome.choice(left_out, key_of(manifest, outcome.passed[0].way, known))
 
     async def still_holds(self, manifest: Manifest, choice: Choice) -> bool:
         """Whether what a choice rests on is as it was: device, driver, kernel, runtime."""
@@ -137,6 +153,16 @@ class ProbeRunner:
 
     def stop(self) -> None:
         self.probe.stop()
+
+
+def _within_budget(ways: Sequence[Way], threads: int) -> tuple[list[Way], tuple[str, ...]]:
+    """Leave out ways that take more threads than other slots leave; one thread is always had."""
+    most = max(1, threads)
+    kept = [way for way in ways if way.threads <= most]
+    if not kept:  # a pin may ask for more
+        return list(ways), ()
+    out = (f"{way}: other slots leave {most}" for way in ways if way.threads > most)
+    return kept, tuple(out)
 
 
 def key_of(manifest: Manifest, way: Way, known: Known) -> str:
