@@ -190,6 +190,10 @@ class SlotServer:
 
     def _attach(self, worker: Worker) -> None:
         self.worker = worker
+        if self._overdue is not None:
+            # Of the way before this one, which may have had much more time.
+            self._overdue.cancel()
+            self._overdue = None
         worker.on_results = self._results
         worker.on_gone = self._gone
         if worker.gone.done():
