@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from agent.errors import ModelRejected
-from agent.formats import magic
-from agent.formats.registry import FORMATS, HEAD_LENGTH, describe, recognise
+from agent.formats import magic, registry
+from agent.formats.registry import FORMATS, HEAD_LENGTH, Format, describe, recognise
 from tests.formats.building import (
     archive,
     bytes_field,
@@ -107,3 +107,22 @@ def test_bytes_and_views_of_any_layout_are_the_same_to_the_reader() -> None:
 def test_names_of_formats_and_foreign_kinds_are_unique() -> None:
     names = [kind.name for kind in (*FORMATS, *magic.FOREIGN)]
     assert len(names) == len(set(names))
+
+
+def test_a_format_of_another_package_is_recognised_before_foreign_kinds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(registry, "_brought", [])
+    description = describe(onnx_model().SerializeToString())
+    mine = Format("hef", "Hailo", ".hef", lambda head: head[1:4] == b"HEF", lambda _: description)
+    assert recognise(b"\x01HEF") == "hef"
+    with pytest.raises(ModelRejected, match="a Hailo HEF model"):
+        describe(b"\x01HEF")
+    registry.add(mine)
+    registry.add(mine)
+    assert describe(b"\x01HEF") == description
+    assert [one.name for one in registry.known()].count("hef") == 1
+    with pytest.raises(ValueError, match="two model formats called 'hef'"):
+        registry.add(mine._replace(title="other"))
+    with pytest.raises(ValueError, match="two model formats called 'onnx'"):
+        registry.add(mine._replace(name="onnx"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from agent.errors import ModelError, ModelRejected
 from agent.runtimes.api import Wanted
 from agent.runtimes.tflite import TfliteRuntime, TfliteSession
+from agent.runtimes.tflite_placement import left_out, placement
 from tests.formats import building
 from tests.runtimes import models
 
@@ -94,3 +96,37 @@ def test_a_reset_clears_resource_variables(runtime: TfliteRuntime, shared_models
 
 def test_the_delegate_that_computes_is_named(runtime: TfliteRuntime, tmp_path: Path) -> None:
     assert load(runtime, tmp_path, models.relu_tflite()).placement.got in ("XNNPACK", "CPU")
+
+
+def operator(name: str, inputs: list[int], outputs: list[int]) -> dict[str, Any]:
+    return {"op_name": name, "inputs": inputs, "outputs": outputs}
+
+
+def test_the_operators_of_a_partition_are_those_between_its_inputs_and_its_outputs() -> None:
+    own = [
+        operator("QUANTIZE", [0], [1]),
+        operator("CONV_2D", [1, 7], [2]),
+        operator("RELU", [2], [3]),
+        operator("SOFTMAX", [3], [4]),
+    ]
+    assert left_out(own) is None
+    partition = operator("DELEGATE", [1, 7], [3])
+    assert left_out([*own, partition]) == ["QUANTIZE", "SOFTMAX"]
+    placed = placement("", "XNNPACK", [*own, partition])
+    assert (placed.wanted, placed.got, placed.operators) == ("XNNPACK", "XNNPACK", 0.5)
+    assert placed.why == "2 of 4 operators run elsewhere: 1 QUANTIZE, 1 SOFTMAX"
+
+
+def test_a_delegate_that_takes_nothing_is_not_what_was_got() -> None:
+    placed = placement("XNNPACK", "XNNPACK", [operator("CUSTOM", [0], [1])])
+    assert (placed.wanted, placed.got) == ("XNNPACK", "CPU")
+    assert placed.why == "XNNPACK takes none of the model's operators"
+
+
+def test_the_cpu_alone_is_without_xnnpack(runtime: TfliteRuntime, shared_models: Path) -> None:
+    path = shared_models / "micro_speech_kws" / "micro_speech_quantized.tflite"
+    alone = runtime.load(path, Wanted("CPU")).placement
+    assert (alone.wanted, alone.got, alone.operators) == ("CPU", "CPU", 1.0)
+    usual = runtime.load(path, Wanted()).placement
+    assert (usual.got, usual.operators) == ("XNNPACK", 0.75)
+    assert "1 SOFTMAX" in usual.why
