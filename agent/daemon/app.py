@@ -25,6 +25,7 @@ from agent.control import events as e
 from agent.control.state import DeviceState, choice_for, packs_needed
 from agent.daemon.acts import Acts
 from agent.daemon.bus import RECEIVE_MAXIMUM, Bus
+from agent.daemon.climate import Climate, Outlook
 from agent.daemon.disk import Disk
 from agent.daemon.fetch import Fetcher
 from agent.daemon.lane import Lane
@@ -33,13 +34,13 @@ from agent.daemon.logs import start_logging
 from agent.daemon.outbox import Outbox
 from agent.daemon.reconciler import Observers, Reconciler, failure_of
 from agent.daemon.reporter import Reporter
-from agent.daemon.serving import Hooks
+from agent.daemon.serving import Hooks, SlotServer
 from agent.daemon.supervisor import StartTemplate, Supervisor
 from agent.daemon.systemd import Notifier
 from agent.daemon.warm import WarmTemplates
 from agent.device import vitals
 from agent.documents import codec
-from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment
+from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment, Slot
 from agent.documents.settings import Connection, Settings, prefix_of, shared_prefix_of
 from agent.errors import AgentError, DocumentError, LinkError, StoreCorrupt, StoreError, UsageError
 from agent.links.dialing import TlsFiles
@@ -78,7 +79,13 @@ VERSIONS: dict[str, Any] = {"auto": "auto", "5": 5, "3.1.1": 4}
 class Daemon:
     """Everything that runs on a device, in one event loop."""
 
-    def __init__(self, settings: Settings, files: Files, start_template: StartTemplate) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        files: Files,
+        start_template: StartTemplate,
+        outlook: Outlook | None = None,
+    ) -> None:
         self.settings = settings
         self._notifier = Notifier(os.environ)
         self._stop = asyncio.Event()
@@ -96,6 +103,7 @@ class Daemon:
         self._chooser: Chooser | None = None
         self._make_link()
         self._make_control()
+        self._make_climate(outlook or Outlook(), files)
 
     # -- building -------------------------------------------------------------------------------
 
@@ -162,6 +170,7 @@ class Daemon:
             worker_died=lambda slot, why, pid: self.reporter.worker_died(slot, why, pid),
             worker_ready=lambda slot: self.reporter.changed(),
             recovered=lambda slot, pack: self.reconciler.feed(e.Recovered(slot, pack)),
+            eased=lambda slot, easing: self.reporter.eased(slot, easing),
         )
         self.fetcher = Fetcher(
             self.store,
@@ -221,6 +230,22 @@ class Daemon:
             spool_bytes=lambda: self.outbox.used_bytes,
             profile=lambda: self._chooser.profile if self._chooser is not None else "",
         )
+
+    def _make_climate(self, outlook: Outlook, files: Files) -> None:
+        def slots() -> dict[str, tuple[Slot, SlotServer]]:
+            return {n: (s.lane.spec, s) for n, s in self.acts.servers.items()}
+
+        self.climate = Climate(
+            outlook,
+            files,
+            Path(self.settings.state_dir) / "power",
+            slots=slots,
+            serves=lambda: any(s.serving for s in self.reconciler.state.slots.values()),
+            hot_c=lambda: self._chooser.hot_c if self._chooser is not None else None,
+            tell=lambda kind, message, hint: self.reporter.event(kind, message=message, hint=hint),
+            clock=time.monotonic,
+        )
+        self.reporter.climate = self.climate
 
     def _choose(self) -> Chooser:
         # Imported here: it reads the device and its profiles, which only a deployment needs.
@@ -425,6 +450,7 @@ class Daemon:
         self._spawn(self.reporter.run(), core="the reporter")
         self._spawn(self._look_for_stalls(), core="the watch over the buses")
         self._spawn(self._look_whether_choices_hold())
+        self._spawn(self.climate.run())
         if self._notifier.watchdog_every_s is not None:
             self._spawn(self._keep_alive(self._notifier.watchdog_every_s), core="the watchdog")
         self._notifier.ready()
@@ -459,6 +485,7 @@ class Daemon:
         workers have, say that we leave, leave."""
         self._notifier.stopping()
         log.info("stopping")
+        await _within(self.climate.close(), ENDING_S)
         await _within(_together(self.reconciler.close(), self.fetcher.close()), ENDING_S)
         servers = list(self.acts.servers.values())
         await _within(_together(*(server.stop(for_good=False) for server in servers)), DRAIN_S)
@@ -493,13 +520,18 @@ def _path(text: str) -> Path | None:
 
 
 def main(
-    settings: Settings, *, files: Files | None = None, templates: WarmTemplates | None = None
+    settings: Settings,
+    *,
+    files: Files | None = None,
+    templates: WarmTemplates | None = None,
+    outlook: Outlook | None = None,
 ) -> int:
     """Run the daemon until it is told to stop.
 
     Args:
         files: The layer that everything on disk goes through.
         templates: Processes of runtimes that were started already.
+        outlook: Where heat and power are looked at, and how often.
 
     Returns:
         0 after an orderly stop, 1 where a part that it cannot be without has failed.
@@ -513,13 +545,15 @@ def main(
     settings = msgspec.structs.replace(settings, state_dir=str(root))
     with lock_state_dir(root):
         start_logging(settings.log_level, root / "log")
-        done = asyncio.run(_run(settings, files or Files(), templates))
+        done = asyncio.run(_run(settings, files or Files(), templates, outlook))
         return 0 if done else 1
 
 
-async def _run(settings: Settings, files: Files, templates: WarmTemplates | None) -> bool:
+async def _run(
+    settings: Settings, files: Files, templates: WarmTemplates | None, outlook: Outlook | None
+) -> bool:
     start = start_template if templates is None else templates.start
-    return await Daemon(settings, files, start).run()
+    return await Daemon(settings, files, start, outlook).run()
 
 
 def _keep_memory_private() -> None:

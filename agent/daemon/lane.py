@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
 
+from agent.control.heat import Easing, Pace
 from agent.daemon.held import HeldBudget
 from agent.daemon.meters import SlotMeters
 from agent.documents.deployment import Slot
@@ -136,6 +137,8 @@ class Effects:
     ask_again: Callable[[], None] = _nothing
     # There is room for a waiting message: call `flush` soon, once for many calls.
     flush_soon: Callable[[], None] = _nothing
+    # Call `flush` after so many seconds; a later call replaces an earlier one.
+    flush_after: Callable[[float], None] = _nothing
 
 
 @dataclass
@@ -172,6 +175,11 @@ class Lane:
     # The message whose answer is why the worker is being replaced.
     _culprit: Pending | None = None
     _outputs: dict[str, str] = field(default_factory=dict)
+    # While the slot's policy says so: how fast messages may go, and of how many one is run.
+    _pace: Pace | None = None
+    _one_in: int = 1
+    # How many messages of a topic are still skipped.
+    _to_skip: dict[str, int] = field(default_factory=dict)
 
     # -- messages in ------------------------------------------------------------------------
 
@@ -190,6 +198,10 @@ class Lane:
         self.meters.received += 1
         if message.dup:
             self.meters.redelivered += 1
+        elif self._one_in > 1 and self._skips(topic):
+            self.meters.skipped += 1
+            self.effects.acknowledge(message)
+            return
         if self.waiting and message.qos == 0 and self._is_full():
             self.meters.dropped += 1
             if self.spec.input.drop == "drop_newest" or not self._drop_oldest():
@@ -230,7 +242,16 @@ class Lane:
             )
         )
 
+    def _skips(self, topic: str) -> bool:
+        """Whether a message is skipped: of each topic one is run, then so many are not."""
+        left = self._to_skip.get(topic, 0)
+        topics.remember(self._to_skip, topic, left - 1 if left else self._one_in - 1)
+        return left > 0
+
     def _is_full(self) -> bool:
+        if self._pace is not None:
+            # What would wait longer than a second is old news to whoever sends at QoS 0.
+            return len(self.waiting) >= self._pace.room
         # As many may wait as may be in flight; one read can bring both.
         busy = len(self.in_flight) + self.handing_over
         many = len(self.waiting) + busy >= 2 * self.spec.input.max_in_flight
@@ -252,10 +273,20 @@ class Lane:
         while self.waiting and len(self.in_flight) + self.handing_over < limit:
             if self.in_flight and (self.careful or self._in_flight_bytes >= MAX_IN_FLIGHT_BYTES):
                 break
+            if self._pace is not None and not self._may_go(self._pace, now):
+                break
             pending = self.waiting.popleft()
             self._waiting_bytes -= len(pending.message.payload)
             self._send(pending, now)
         self._write()
+
+    def _may_go(self, pace: Pace, now: float) -> bool:
+        wait_s = pace.wait_s(now)
+        if wait_s > 0:
+            self.effects.flush_after(wait_s)
+            return False
+        pace.went(now)
+        return True
 
     def _send(self, pending: Pending, now: float) -> None:
         message = pending.message
@@ -501,6 +532,20 @@ class Lane:
         )
 
     # -- changes ----------------------------------------------------------------------------
+
+    def ease(self, easing: Easing | None, now: float) -> None:
+        """Do less with the messages from now on; None: serve as always."""
+        rate = easing.rate_per_s if easing is not None else 0.0
+        self._pace = Pace(rate) if rate else None
+        self._one_in = easing.one_in if easing is not None else 1
+        self._to_skip.clear()
+        if self._pace is not None:
+            while self._drops_stale(self._pace.room):
+                self.meters.dropped += 1
+        self.flush(now)
+
+    def _drops_stale(self, room: int) -> bool:
+        return len(self.waiting) > room and self._drop_oldest()
 
     def retarget(self, spec: Slot) -> None:
         """Serve another specification from the next message on."""

@@ -66,6 +66,7 @@ class SlotMeters:
     sent: int = 0
     unsent: int = 0
     dropped: int = 0
+    skipped: int = 0
     redelivered: int = 0
     retried: int = 0
     bad_outputs: int = 0

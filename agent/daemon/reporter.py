@@ -14,8 +14,10 @@ import msgspec
 from agent import __version__
 from agent.clouds.dialect import Dialect
 from agent.control import events as e
+from agent.control.heat import Easing
 from agent.control.reporting import Facts, build_report
 from agent.control.state import DeviceState, choice_for
+from agent.daemon.climate import Climate
 from agent.daemon.lane import DeadLetter
 from agent.daemon.outbox import DEAD_LETTER, EVENTS, TELEMETRY, Outbox, rfc3339
 from agent.daemon.reconciler import failure_of
@@ -71,6 +73,7 @@ class Reporter:
     wall: Callable[[], float]
     spool_bytes: Callable[[], int]
     profile: Callable[[], str] = lambda: ""
+    climate: Climate | None = None
     connects: int = 0
     _troubles: dict[str, Failure] = field(default_factory=dict)
     _closed: bool = False
@@ -191,6 +194,8 @@ class Reporter:
         """The report with the counters of now, as `edgeward status --json` prints it."""
         report: dict[str, Any] = msgspec.to_builtins(self.report())
         report["link"] = _standing(self.link.state)
+        if self.climate is not None:
+            report["condition"] = self.climate.condition
         for name, entry in report.get("slots", {}).items():
             server = self.servers.get(name)
             if server is not None:
@@ -220,10 +225,13 @@ class Reporter:
 
     def telemetry(self, window_s: float) -> None:
         """Put one telemetry document into the outbox and begin the next window."""
-        slots = {name: _slot_telemetry(server) for name, server in self.servers.items()}
+        climate = self.climate
+        worst = climate.take_window() if climate is not None else ""
+        slots = {name: _slot_telemetry(server, worst) for name, server in self.servers.items()}
         metrics: dict[str, Number] = {
             **vitals.device_metrics(Path(self.settings.state_dir)),
             **vitals.process_metrics(),
+            **(climate.metrics() if climate is not None else {}),
             "edgeward.link.connects": self.connects,
             "edgeward.spool.usage": self.spool_bytes(),
         }
@@ -237,6 +245,8 @@ class Reporter:
                     window_s=round(window_s, 3),
                     slots=slots,
                     metrics=metrics,
+                    condition=climate.condition if climate is not None else "",
+                    power_mode=climate.power_mode if climate is not None else "",
                 )
             )
 
@@ -296,6 +306,15 @@ class Reporter:
             message=message,
             hint=told.hint,
         )
+        self.changed()
+
+    def eased(self, slot: str, easing: Easing | None) -> None:
+        """Tell what a slot's policy does from now on."""
+        if easing is None:
+            self.event("policy_lifted", slot=slot, message="the slot serves as always again")
+        else:
+            message = f"{easing}, since the device is {easing.because}"
+            self.event("policy_applied", slot=slot, message=message)
         self.changed()
 
     def dead_letter(self, letter: DeadLetter) -> None:
@@ -387,6 +406,7 @@ def _counters(server: SlotServer) -> dict[str, int]:
         "sent": meters.sent,
         "unsent": meters.unsent,
         "dropped": meters.dropped,
+        "skipped": meters.skipped,
         "redelivered": meters.redelivered,
         "retried": meters.retried,
         "dead_letters": meters.dead_letters,
@@ -413,10 +433,11 @@ def _live(server: SlotServer) -> dict[str, Any]:
         "latency_ms": {
             name.removesuffix("_ms"): meters.total.quantile_ms(q) for name, q in QUANTILES.items()
         },
+        "policy": str(server.easing or ""),
     }
 
 
-def _slot_telemetry(server: SlotServer) -> SlotTelemetry:
+def _slot_telemetry(server: SlotServer, condition: str) -> SlotTelemetry:
     meters = server.lane.meters
     plan, worker = server.plan, server.worker
     ready = worker.ready if worker is not None else None
@@ -442,6 +463,8 @@ def _slot_telemetry(server: SlotServer) -> SlotTelemetry:
         latency=latency,
         classes=_classes(server),
         worker_memory=vitals.memory_of(worker.pid) if worker is not None else None,
+        condition=condition,
+        policy=str(server.easing or ""),
     )
 
 

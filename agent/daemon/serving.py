@@ -11,6 +11,7 @@ import msgspec
 
 from agent import errors
 from agent.control.health import RECOVERED_AFTER, Health
+from agent.control.heat import Easing
 from agent.daemon.bus import Bus
 from agent.daemon.reconciler import failure_of
 from agent.daemon.supervisor import Supervisor, Worker
@@ -40,8 +41,9 @@ class Plan:
     # How long a LOAD and one message may take, in seconds.
     load_deadline_s: float
     message_deadline_s: float
-    # How to run it where this way fails.
+    # How to run it where this way fails, and where the slot's policy asks for less CPU time.
     spare: Plan | None = None
+    lighter: Plan | None = None
 
 
 @dataclass
@@ -55,6 +57,8 @@ class Hooks:
     recovered: Callable[[str, str], None]
     # A slot is run in another way than was chosen, and why; None: it is back.
     stepped: Callable[[str, Way, errors.AgentError | None], None] = lambda slot, way, why: None
+    # What a slot's policy does from now on; None: nothing.
+    eased: Callable[[str, Easing | None], None] = lambda slot, easing: None
 
 
 class SlotServer:
@@ -84,6 +88,12 @@ class SlotServer:
         self._return_first_s = self._return_after_s = return_first_s
         # When the chosen way last took over.
         self._chosen_at = 0.0
+        # What the slot's policy does at present, and whether the lighter way runs for that.
+        self.easing: Easing | None = None
+        self.light = False
+        self._light_failed = False
+        self._weighing: asyncio.Task[None] | None = None
+        self._may_weigh = True
         self._supervisor = supervisor
         self._hooks = hooks
         self._loop = asyncio.get_running_loop()
@@ -96,9 +106,11 @@ class SlotServer:
         self._drained: asyncio.Event = asyncio.Event()
         self._switching = False
         self._flush_due = False
+        self._flush_at: asyncio.TimerHandle | None = None
         lane.effects.send = self._send
         lane.effects.replace_worker = self._replace_worker
         lane.effects.flush_soon = self._flush_soon
+        lane.effects.flush_after = self._flush_after
 
     # -- starting and switching ---------------------------------------------------------------
 
@@ -118,9 +130,18 @@ class SlotServer:
         Raises:
             AgentError: The new worker did not get ready; the old one serves on.
         """
-        worker = await self._start(plan)
-        await self._take_over(worker)
+        await self._stop_weighing()
+        try:
+            worker = await self._start(plan)
+            await self._take_over(worker)
+            self._serve_by(plan, worker, on_probation=on_probation)
+        finally:
+            self._may_weigh = True
+            self._weigh()
+
+    def _serve_by(self, plan: Plan, worker: Worker, *, on_probation: bool) -> None:
         self._cancel_return()
+        self.light = self._light_failed = False
         self._return_after_s = self._return_first_s
         self.plan = plan
         self.on_probation = on_probation
@@ -172,9 +193,11 @@ class SlotServer:
             for_good: The slot is gone; else the agent stops, and what waits stays with the broker.
         """
         # A worker that dies of its last messages is not replaced.
+        await self._stop_weighing()
         self._switching = True
         self._cancel_restart()
         self._cancel_return()
+        self._cancel_flush()
         try:
             await self._drain()
         finally:
@@ -206,6 +229,7 @@ class SlotServer:
             self._supervisor.prepare(self.plan.spare.way.runtime)
         self.lane.worker_ready(self._loop.time())
         self._hooks.worker_ready(self.lane.name)
+        self._weigh()
 
     def _send(self, data: bytes) -> None:
         if self.worker is None:
@@ -218,6 +242,15 @@ class SlotServer:
         if not self._flush_due:
             self._flush_due = True
             self._loop.call_soon(self._flush)
+
+    def _flush_after(self, seconds: float) -> None:
+        self._cancel_flush()
+        self._flush_at = self._loop.call_later(seconds, self._flush)
+
+    def _cancel_flush(self) -> None:
+        if self._flush_at is not None:
+            self._flush_at.cancel()
+            self._flush_at = None
 
     def _flush(self) -> None:
         self._flush_due = False
@@ -296,7 +329,10 @@ class SlotServer:
         self._answered_since_death = False
         self.last_death = why
         self._good_answers = 0
-        if self._step_down(why):
+        if self.light:
+            # The chosen way is the one that is known to work; its turn comes at once.
+            self.light, self._light_failed = False, True
+        elif self._step_down(why):
             return
         if self.health.crash_looping(on_probation=self.on_probation):
             self.looping = True
@@ -311,9 +347,11 @@ class SlotServer:
 
     @property
     def running(self) -> Plan | None:
-        """The plan that workers are started by: the chosen one, or the spare in its place."""
+        """The plan that workers are started by: the chosen one, or another in its place."""
         if self.plan is not None and self.stepped_down is not None:
             return self.plan.spare
+        if self.plan is not None and self.light:
+            return self.plan.lighter
         return self.plan
 
     def _step_down(self, why: errors.AgentError) -> bool:
@@ -362,6 +400,71 @@ class SlotServer:
         if self._return is not None:
             self._return.cancel()
             self._return = None
+
+    # -- while the device is under strain ---------------------------------------------------------
+
+    def ease(self, easing: Easing | None) -> None:
+        """Do from now on what the slot's policy says; None: serve as always. The same as before is
+        no change, so this may be called again and again."""
+        if easing == self.easing:
+            return
+        self.easing = easing
+        self._light_failed = False
+        self.lane.ease(easing, self._loop.time())
+        told = "as always" if easing is None else f"{easing}, since it is {easing.because}"
+        log.info("slot=%s policy: %s", self.lane.name, told)
+        self._hooks.eased(self.lane.name, easing)
+        self._weigh()
+
+    @property
+    def _weighs_wrong(self) -> bool:
+        """Whether another way shall run than does; one that failed comes back first."""
+        easing, plan = self.easing, self.plan
+        wanted = easing is not None and easing.action == "lighter_variant"
+        can = plan is not None and plan.lighter is not None and not self._light_failed
+        return self.stepped_down is None and (wanted and can) != self.light
+
+    def _weigh(self) -> None:
+        """See that the way runs which the policy asks for; it takes over between two messages."""
+        may = self._may_weigh and self._weighing is None and self.worker is not None
+        if may and self._weighs_wrong:
+            self._weighing = self._loop.create_task(self._change_weight())
+
+    async def _change_weight(self) -> None:
+        delay = RETURN_FIRST_S
+        try:
+            while self._weighs_wrong:
+                light, plan = not self.light, self.plan
+                way = plan.lighter if plan is not None and light else plan
+                if way is None:
+                    return
+                try:
+                    worker = await self._start(way)
+                    if self.stepped_down is not None:
+                        worker.stop()
+                        return
+                    await self._take_over(worker)
+                except errors.AgentError as error:
+                    log.warning("slot=%s %s did not take over: %s", self.lane.name, way.way, error)
+                    # Without the lighter way it serves on; without the chosen one it must not stay.
+                    self._light_failed = self._light_failed or light
+                    if not light:
+                        await asyncio.sleep(delay)
+                        delay = min(RETURN_LAST_S, 2 * delay)
+                    continue
+                self._cancel_return()
+                self.light = light
+                log.info("slot=%s now %s", self.lane.name, way.way)
+                self._attach(worker)
+        finally:
+            self._weighing = None
+
+    async def _stop_weighing(self) -> None:
+        self._may_weigh = False
+        weighing, self._weighing = self._weighing, None
+        if weighing is not None:
+            weighing.cancel()
+            await asyncio.wait((weighing,))
 
     def _schedule_restart(self, delay: float) -> None:
         self._cancel_restart()

@@ -65,7 +65,7 @@ def probe(tree: Tree, board: Board) -> Jetson | None:
         l4t=l4t,
         jetpack=JETPACKS.get(l4t, ""),
         compute_capability=family.compute_capability,
-        power_mode=_power_mode(tree),
+        power_mode=power_mode(tree),
     )
 
 
@@ -74,7 +74,8 @@ def _l4t(tree: Tree) -> str:
     return f"{found[1]}.{found[2]}" if found else ""
 
 
-def _power_mode(tree: Tree) -> str:
+def power_mode(tree: Tree) -> str:
+    """The mode by its name, or its number where no name is known; nothing where there is none."""
     found = _MODE.search(tree.line("/var/lib/nvpmodel/status"))
     if not found:
         return ""

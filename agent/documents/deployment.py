@@ -12,6 +12,8 @@ from agent.documents.names import Digest, Key, Positive, ShortText, Topic
 MAX_DEPLOYMENT_BYTES = 8 * 1024
 
 Setting = str | int | float | bool
+# Conditions of a device in which it has less to give.
+Strained = Literal["warm", "hot", "throttled", "undervoltage", "pressed"]
 
 
 class Input(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -93,6 +95,30 @@ class Share(msgspec.Struct, frozen=True, omit_defaults=True):
     quota: Annotated[float, msgspec.Meta(ge=0.01, le=1)] = 1.0
 
 
+class Policy(msgspec.Struct, frozen=True, omit_defaults=True):
+    """What a slot does while the device is hot, slowed down or short of power or memory. By
+    default nothing: it is only told.
+
+    Attributes:
+        action: `reduce_rate`: at most `rate_per_s` messages are run; what is more waits at QoS 1,
+            and is dropped at QoS 0. `skip`: of each topic, one message in `one_in` is run; the
+            others are acknowledged and not answered. `lighter_variant`: the best way to run the
+            pack that takes clearly less CPU time serves meanwhile, if this device has one.
+        on: In which conditions; docs/operations.md says what they are.
+        rate_per_s: For `reduce_rate`.
+        one_in: For `skip`.
+    """
+
+    action: Literal["none", "reduce_rate", "skip", "lighter_variant"] = "none"
+    on: Annotated[tuple[Strained, ...], msgspec.Meta(max_length=8)] = (
+        "hot",
+        "throttled",
+        "undervoltage",
+    )
+    rate_per_s: Annotated[float, msgspec.Meta(ge=0.01, le=1000)] = 1.0
+    one_in: Annotated[int, msgspec.Meta(ge=2, le=1000)] = 2
+
+
 class Slot(msgspec.Struct, frozen=True, omit_defaults=True, rename={"source": "from"}):
     """What one slot shall serve.
 
@@ -108,6 +134,7 @@ class Slot(msgspec.Struct, frozen=True, omit_defaults=True, rename={"source": "f
             author's; docs/packs.md lists them.
         pin: How it is to be run; nothing: as this device runs it best, by measurement.
         share: Of an accelerator that other slots use too.
+        policy: What it does while the device is hot, slowed down or short of power or memory.
     """
 
     pack: Digest
@@ -118,6 +145,7 @@ class Slot(msgspec.Struct, frozen=True, omit_defaults=True, rename={"source": "f
     settings: Annotated[dict[Key, Setting], msgspec.Meta(max_length=64)] = {}
     pin: Pin | None = None
     share: Share = Share()
+    policy: Policy = Policy()
 
 
 class TelemetrySettings(msgspec.Struct, frozen=True, omit_defaults=True):

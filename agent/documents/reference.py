@@ -20,7 +20,13 @@ import msgspec
 from agent.documents.docstrings import Kind, about, is_struct, own_fields, structs_in
 from agent.documents.schemas import DOCUMENTS
 from agent.documents.settings import Settings
-from agent.documents.telemetry import DEVICE_METRICS, EVENTS, LATENCY_PARTS, SLOT_METRICS
+from agent.documents.telemetry import (
+    CONDITIONS,
+    DEVICE_METRICS,
+    EVENTS,
+    LATENCY_PARTS,
+    SLOT_METRICS,
+)
 
 LINE_CHARACTERS = 140
 _BLOCK = re.compile(r"<!-- generated: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
@@ -94,6 +100,8 @@ def _default(field: msgspec.structs.FieldInfo) -> str:
     if value is msgspec.NODEFAULT or value in ("", (), None) or isinstance(value, msgspec.Struct):
         return ""
     shown = {True: "true", False: "false"}.get(value, value) if isinstance(value, bool) else value
+    if isinstance(value, tuple):
+        shown = ", ".join(map(str, value))
     return f"default `{shown}`"
 
 
@@ -198,6 +206,7 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
     "slot-metrics": partial(_metrics, SLOT_METRICS),
     "device-metrics": partial(_metrics, DEVICE_METRICS),
     "latency": partial(_names, LATENCY_PARTS, "part"),
+    "conditions": partial(_names, CONDITIONS, "`condition`"),
     "events": partial(_names, EVENTS, "`event`"),
 }
 

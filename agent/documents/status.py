@@ -24,14 +24,15 @@ class SlotStatus(SlotReport, frozen=True, omit_defaults=True, kw_only=True):
     """One slot, as in the report. The rest is there where the slot serves.
 
     Attributes:
-        received, unrouted, predictions, absorbed, rejected, sent, unsent, dropped, redelivered,
-            retried, dead_letters, bad_outputs, acknowledged_early, worker_restarts, state_lost:
-            Counters since the agent's start, as in telemetry.
+        received, unrouted, predictions, absorbed, rejected, sent, unsent, dropped, skipped,
+            redelivered, retried, dead_letters, bad_outputs, acknowledged_early, worker_restarts,
+            state_lost: Counters since the agent's start, as in telemetry.
         waiting, in_flight, held: Messages now, as there.
         bus: Where the slot's connection for sensor messages and predictions stands.
         worker_pid: The process that holds the model; null while there is none.
         latency_ms: `p50`, `p95` and `p99` from arrival to answer, since the last telemetry
             document; null where there was no message.
+        policy: What the slot's policy does at present; absent: nothing.
     """
 
     received: int = 0
@@ -42,6 +43,7 @@ class SlotStatus(SlotReport, frozen=True, omit_defaults=True, kw_only=True):
     sent: int = 0
     unsent: int = 0
     dropped: int = 0
+    skipped: int = 0
     redelivered: int = 0
     retried: int = 0
     dead_letters: int = 0
@@ -55,6 +57,7 @@ class SlotStatus(SlotReport, frozen=True, omit_defaults=True, kw_only=True):
     bus: LinkStatus | None = None
     worker_pid: int | None = None
     latency_ms: dict[str, float | None] = msgspec.field(default_factory=dict)
+    policy: str = ""
 
 
 class Status(Report, frozen=True, omit_defaults=True, kw_only=True):
@@ -63,7 +66,9 @@ class Status(Report, frozen=True, omit_defaults=True, kw_only=True):
     Attributes:
         slots: By slot, with counters.
         link: Where the link stands.
+        condition: The device's at present, as in telemetry; absent while nothing is known.
     """
 
     slots: dict[str, SlotStatus] = msgspec.field(default_factory=dict)  # type: ignore[assignment]
     link: LinkStatus
+    condition: str = ""

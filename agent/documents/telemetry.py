@@ -27,6 +27,10 @@ SLOT_METRICS: Mapping[str, tuple[str, str]] = {
     "edgeward.messages.sent": ("{message}", "answers handed over, error answers among them"),
     "edgeward.messages.unsent": ("{message}", "answers that could not be handed over"),
     "edgeward.messages.dropped": ("{message}", "given up at QoS 0, since too many waited"),
+    "edgeward.messages.skipped": (
+        "{message}",
+        "not run, as the slot's policy says; acknowledged and not answered",
+    ),
     "edgeward.messages.redelivered": ("{message}", "marked by the broker as a repeat"),
     "edgeward.messages.retried": ("{message}", "tried again, since their worker ended"),
     "edgeward.messages.dead_letters": ("{message}", "set aside, with the reason"),
@@ -47,7 +51,16 @@ DEVICE_METRICS: Mapping[str, tuple[str, str]] = {
     "system.memory.linux.available": ("By", "left without swapping"),
     "system.filesystem.utilization": ("1", "of the file system with `state_dir`"),
     "system.uptime": ("s", "since the machine booted"),
-    "hw.temperature": ("Cel", "of the hottest thermal zone; absent where there is none"),
+    "hw.temperature": ("Cel", "of the hottest sensor"),
+    "hw.power": ("W", "of the channel that shows most, mostly the whole board's"),
+    "hw.cpu.speed": ("Hz", "of the fastest processor"),
+    "hw.cpu.speed.limit": ("Hz", "what that can do at most"),
+    "edgeward.cpu.speed_share": ("1", "of that, what it does now"),
+    "edgeward.cpu.throttled": ("1", "1: the processor is slowed down, or its clock is capped"),
+    "edgeward.power.undervoltage": ("1", "1: the supply's voltage is too low"),
+    "edgeward.cpu.pressure": ("1", "share of ten seconds in which some task waited for it"),
+    "edgeward.memory.pressure": ("1", "the same"),
+    "edgeward.io.pressure": ("1", "the same"),
     "process.cpu.time": ("s", "used by the daemon"),
     "process.memory.usage": ("By", "resident memory of the daemon, without workers"),
     "process.uptime": ("s", "since the daemon started"),
@@ -62,6 +75,15 @@ LATENCY_PARTS: Mapping[str, str] = {
     "run": "the model",
     "encode": "steps after the model, and the answer",
 }
+# Conditions of the device, the worst last.
+CONDITIONS: Mapping[str, str] = {
+    "well": "none of the others",
+    "warm": "within 10 °C of hot",
+    "pressed": "tasks wait for memory a tenth of their time or more",
+    "hot": "at the temperature of its profile, 80 °C where that says nothing, or above",
+    "throttled": "the processor is slowed down",
+    "undervoltage": "the supply's voltage is too low",
+}
 EVENTS: Mapping[str, str] = {
     "deployment_refused": "a desired document was refused whole",
     "rollout_active": "a pack has passed its probation, or serves already",
@@ -71,6 +93,16 @@ EVENTS: Mapping[str, str] = {
     "state_damaged": "a start found the saved state damaged; with one generation left it goes on",
     "dead_letters": "messages were set aside faster than they are kept; `count` of them only count",
     "message_too_large": "a document or command above the limit of the link was thrown away unread",
+    "device_well": "no condition holds any more; this and the next are told as they begin",
+    "device_warm": "the device is warm",
+    "device_pressed": "memory is short",
+    "device_hot": "the device is hot",
+    "device_throttled": "the processor is slowed down",
+    "device_undervoltage": "the supply's voltage is too low",
+    "policy_applied": "a slot does less, as its policy says",
+    "policy_lifted": "it serves as always again",
+    "power_lost": "the machine restarted without being shut down, while slots were served",
+    "power_supply": "the same, and the power supply is the likely reason",
     "documents_not_kept": "the disk took nothing for a while, and `count` documents are lost",
 }
 
@@ -114,6 +146,9 @@ class SlotTelemetry(msgspec.Struct, frozen=True, omit_defaults=True):
         classes: Predictions of the window by label (or index): the 32 most frequent, the others
             under `other`.
         worker_memory: Resident memory of the worker, in bytes.
+        condition: The worst that the device was in during the window, so while `latency` was
+            measured (table below); absent while nothing is known.
+        policy: What the slot's policy does at present; absent: nothing.
     """
 
     pack: str
@@ -124,6 +159,8 @@ class SlotTelemetry(msgspec.Struct, frozen=True, omit_defaults=True):
     latency: dict[str, float] = {}
     classes: dict[str, int] = {}
     worker_memory: int | None = None
+    condition: str = ""
+    policy: str = ""
 
 
 class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -136,6 +173,8 @@ class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
         window_s: How many seconds latencies and classes cover.
         slots: By slot, those that serve.
         metrics: Of the machine and of the daemon (table below).
+        condition: The device's at present (table below); absent while nothing is known.
+        power_mode: As the board calls it; absent where it has none.
     """
 
     schema: Literal[1]
@@ -144,6 +183,8 @@ class Telemetry(msgspec.Struct, frozen=True, omit_defaults=True):
     window_s: float
     slots: dict[str, SlotTelemetry] = {}
     metrics: dict[str, Number] = {}
+    condition: str = ""
+    power_mode: str = ""
 
 
 class Event(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -9,17 +9,19 @@ import signal
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from agent.clouds.plain_mqtt import PlainMqtt
+from agent.control.power import Verdict
 from agent.documents import codec
 from agent.documents.blocks import BlockRequest
 from agent.documents.gap import GapDocument
 from agent.documents.report import Report
 from agent.documents.status import Status
 from agent.documents.telemetry import (
+    CONDITIONS,
     DEVICE_METRICS,
     EVENTS,
     LATENCY_PARTS,
@@ -33,6 +35,7 @@ from tests.brokers import LocalBroker
 from tests.repository.markdown import Page, read
 from tests.scenarios.conftest import Packs
 from tests.scenarios.device import Client, Device, client, desired, until, v2_request
+from tests.scenarios.test_telemetry import MAY_BE_ABSENT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE: Page = read(REPOSITORY / "docs/documents.md", "docs/documents.md")
@@ -163,7 +166,7 @@ def test_a_slot_tells_the_metrics_of_the_page(story: Story) -> None:
 def test_the_device_tells_the_metrics_of_the_page(story: Story) -> None:
     (*_, last) = story.heard("telemetry")
     missing = set(DEVICE_METRICS) - set(decoded(last, Telemetry).metrics)
-    assert missing <= {"hw.temperature"}
+    assert missing <= MAY_BE_ABSENT
     assert set(decoded(last, Telemetry).metrics) <= set(DEVICE_METRICS)
 
 
@@ -176,6 +179,7 @@ def test_the_code_tells_the_events_of_the_page_and_no_others() -> None:
     code = "\n".join(path.read_text() for path in (REPOSITORY / "agent/daemon").glob("*.py"))
     told = set(re.findall(r'\.(?:event|failed)\(\s*"(\w+)"', code))
     told |= {f"rollout_{state}" for state in ("active", "failed", "rolled_back")}
+    told |= {f"device_{condition}" for condition in CONDITIONS} | {*get_args(Verdict)} - {""}
     assert told == set(EVENTS)
 
 
