@@ -174,9 +174,21 @@ def _print_status(console: Console, found: dict[str, Any]) -> None:
     for name, slot in slots.items():
         if slot.get("error"):
             _print_failure(console, name, slot["error"])
+        if slot.get("isolation"):
+            isolation = escape(f"{name}: {_isolation(slot['isolation'])}")
+            console.print(isolation, style="dim", soft_wrap=True)
         counted = [f"{what} {slot[key]}" for key, what in _COUNTED.items() if slot.get(key)]
         if counted:
             console.print(escape(f"{name}: {', '.join(counted)}"), style="dim", soft_wrap=True)
+
+
+def _isolation(isolation: dict[str, Any]) -> str:
+    policy = isolation.get("policy", "strict")
+    words = [f"isolation {isolation.get('level', 'none')}"]
+    words += [f"policy {policy}"] if policy != "strict" else []
+    missing = isolation.get("missing") or {}
+    words += [f"without {', '.join(missing)}"] if missing else []
+    return ", ".join(words)
 
 
 def _print_failure(console: Console, name: str, failure: dict[str, Any]) -> None:

@@ -44,6 +44,18 @@ _MAX_PACKET = 8192
 _MAX_OUTPUT = 65536
 _MAX_EVENTS = 64
 _EXIT_DEADLINE_S = 2.0
+# By status; each is a limit of the confinement (agent.worker.confine), none a crash.
+_ENDED_BY_LIMIT = {
+    -signal.SIGXCPU: (
+        "took more processor time to load than it may",
+        "the model does not end loading, or is too large for this machine",
+    ),
+    -signal.SIGXFSZ: ("tried to write a file", "a model may write nothing"),
+    -signal.SIGSYS: (
+        "made a system call that it may not make",
+        "the runtime needs what the worker's confinement denies: docs/isolation.md",
+    ),
+}
 _NO_MEMORY = re.compile(r"bad_alloc|annot allocate memory|MemoryError|ut of memory")
 
 
@@ -235,6 +247,9 @@ def describe_exit(status: int, memory_mb: int, last_words: str = "") -> WorkerEr
             "the worker was killed (signal 9, SIGKILL)",
             hint="the kernel does this when the machine runs out of memory",
         )
+    if status in _ENDED_BY_LIMIT:
+        what, hint = _ENDED_BY_LIMIT[status]
+        return WorkerExited(f"the worker {what} ({describe_status(status)})", hint=hint)
     if status < 0:
         return WorkerExited(f"the model crashed the runtime ({describe_status(status)})")
     return WorkerExited(

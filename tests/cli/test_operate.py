@@ -175,7 +175,8 @@ def test_no_broker_has_its_own_exit_code(pack: Path) -> None:
 STATUS = (
     b'{"agent":"1","device":"press-7","deployment":"d-1","link":{"state":"connected","error":""},'
     b'"slots":{"vib[1]":{"state":"active","name":"vibration","version":"1.2","runtime":"onnx",'
-    b'"provider":"CPU","p50_ms":0.25,"worker_pid":77,"predictions":1234,"dropped":0},'
+    b'"provider":"CPU","p50_ms":0.25,"worker_pid":77,"predictions":1234,"dropped":0,'
+    b'"isolation":{"level":"strong","policy":"gpu","missing":{"landlock":"why"}}},'
     b'"cam":{"state":"failed","rejected":3,"worker_restarts":0,"waiting":64,'
     b'"error":{"code":"x","message":"why it failed"}},"far":{"state":"fetching",'
     b'"progress":{"done_bytes":1,"total_bytes":4}}}}\n'
@@ -193,6 +194,7 @@ def test_status_on_the_device_is_a_table_or_the_agents_own_json(
         assert word in text
     assert "cam: why it failed [x]\n" in text
     assert "cam: rejected 3, waiting now 64\n" in text
+    assert "vib[1]: isolation strong, policy gpu, without landlock\n" in text
     assert "fetching 25%" in text
     (tmp_path / "s").unlink()
     with answering(tmp_path / "s", STATUS):

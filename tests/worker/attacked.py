@@ -13,6 +13,10 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+FILES = (
+    *("state/device.json", "other/model", "pack/model"),
+    *("open/victim", "open/second", "open/third"),
+)
 PROGRAM = Path(__file__).with_name("confined.py")
 
 
@@ -31,11 +35,13 @@ def run_hostile(wrapper: Sequence[str] = (), **setting: Any) -> Any:
 def _run(folder: Path, wrapper: Sequence[str], setting: dict[str, Any]) -> Any:
     for name in ("state", "other", "pack", "open"):
         (folder / name).mkdir()
-    for name in ("state/device.json", "other/model", "pack/model", "open/victim"):
+    for name in FILES:
         (folder / name).write_text("precious")
     # Nothing but the confinement is in the way.
     for path in (folder, *folder.rglob("*")):
         path.chmod(0o777)
+        if wrapper[:1] == ["setpriv"]:
+            os.chown(path, 1000, 1000)
     abstract = f"edgeward-test-{os.getpid()}-{id(folder)}"
     with ExitStack() as kept:
         server = kept.enter_context(socket.create_server(("127.0.0.1", 0)))
@@ -63,7 +69,9 @@ def _run(folder: Path, wrapper: Sequence[str], setting: dict[str, Any]) -> Any:
             timeout=50,
             env=dict(os.environ, PYTHONPATH=str(PROGRAM.parents[2])),
         )
-        victim.communicate(b"\n")
+        victim.kill()
+        for place in ("/tmp", "/dev/shm"):
+            Path(place, f"edgeward-hostile-{victim.pid}").unlink(missing_ok=True)
     assert done.stdout, done.stderr.decode()
     assert not done.stderr, done.stderr.decode()
     return json.loads(done.stdout)

@@ -65,7 +65,11 @@ def test_a_real_model_answers(
         limits=Limits(max_sources=2),
     )
     worker = start(pack, kind)
-    worker.load()
+    ready = worker.load()
+    # Without a view of the processor LiteRT would lose its fast kernels and not say so.
+    assert ready.placement.got == session.placement.got
+    assert ready.placement.operators == session.placement.operators
+    assert ready.isolation.layers["syscalls"] == "allow-list"
     request = v2({tensor.name: filled(tensor, entry) for tensor in session.inputs})
     answer = worker.ask("t", request)
     assert answer.outcome == frames.PREDICTION, answer.payload

@@ -338,6 +338,9 @@ def test_a_flood_of_output_holds_nobody_up(
         (127, "cannot allocate memory for thread-local data", MemoryLimit, "limit of 64 MB"),
         (-9, "", WorkerExited, "was killed (signal 9, SIGKILL)"),
         (-63, "", WorkerExited, "signal 63"),
+        (-signal.SIGXCPU, "", WorkerExited, "more processor time to load than it may (signal 24"),
+        (-signal.SIGXFSZ, "", WorkerExited, "tried to write a file (signal 25, SIGXFSZ)"),
+        (-signal.SIGSYS, "", WorkerExited, "a system call that it may not make (signal 31"),
         (2, "", WorkerExited, "exit status 2"),
     ],
 )
