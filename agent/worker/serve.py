@@ -6,6 +6,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import msgspec
@@ -34,6 +35,8 @@ from agent.worker.load import Model, open_model
 from agent.worker.probe import Bench, qualify
 
 READ_BYTES = 256 * 1024
+# How long one that ends waits until it was heard.
+HEARD_WITHIN_S = 1.0
 # Answers go out together: after what one read brought, this many, or this long.
 BATCH_ANSWERS = 16
 BATCH_NS = 1_000_000
@@ -127,6 +130,12 @@ class Conversation:
         """Say why this process is of no use; it ends then."""
         message, hint = error.message[:1000], error.hint[:1000]
         self.tell(frames.FAILED, Failed(error.code, message, hint, error.retryable))
+        # What has come meanwhile is thrown away: were it left unread, the other side would find its
+        # next message refused before it finds out why.
+        self._stream.settimeout(HEARD_WITHIN_S)
+        with suppress(OSError):
+            while self._stream.recv_into(self._buffer):
+                pass
 
     def serve(self, answerer: Answerer) -> None:
         """Answer messages until STOP or the end of the stream."""
