@@ -59,27 +59,20 @@ def add(view: View, policy: Policy, directory: str) -> View:
 
 
 def _modules() -> Iterator[str]:
-    """Yield where modules come from: libraries' folders whole, of others what was imported."""
+    """Yield where modules come from: installed libraries' folders whole, since they import more as
+    they go; of a checkout or somebody's own folder what was imported, for the rest may be anything.
+    """
     prefixes = {os.path.realpath(prefix) for prefix in (sys.prefix, sys.base_prefix)}
     for entry in (Path(entry).absolute() for entry in sys.path if entry):
-        if not entry.is_dir():
-            continue
         real = os.path.realpath(entry)
         is_installed = any(real.startswith(f"{prefix}/lib") for prefix in prefixes)
-        if is_installed or entry.name in ("site-packages", "dist-packages"):
+        if entry.is_dir() and (is_installed or entry.name in ("site-packages", "dist-packages")):
             yield str(entry)
-        else:
-            yield from _imported_from(f"{entry}/")
-
-
-def _imported_from(prefix: str) -> set[str]:
-    # A checkout or somebody's own folder: it may hold anything beside the code.
-    files = (getattr(module, "__file__", None) for module in list(sys.modules.values()))
-    return {
-        prefix + file.removeprefix(prefix).split("/")[0]
-        for file in files
-        if file and file.startswith(prefix)
-    }
+    for name, module in list(sys.modules.items()):
+        file = getattr(module, "__file__", None)
+        if file and "." not in name:
+            path = Path(file).absolute()
+            yield str(path.parent if path.name == "__init__.py" else path)
 
 
 def _libraries() -> Iterator[str]:
@@ -89,6 +82,8 @@ def _libraries() -> Iterator[str]:
         yield f"{sys.base_prefix}/lib"
     architecture = sysconfig.get_config_var("MULTIARCH")
     own = f"/usr/lib/{architecture}"
+    if Path("/usr/local/lib").is_dir():
+        yield "/usr/local/lib"
     if architecture and Path(own).is_dir():
         yield own
         return
