@@ -17,7 +17,13 @@ import msgspec
 import pytest
 
 from agent.documents.manifest import Tensor
-from agent.errors import MemoryLimit, RuntimeUnavailable, WorkerExited, WorkerTimedOut
+from agent.errors import (
+    IsolationUnavailable,
+    MemoryLimit,
+    RuntimeUnavailable,
+    WorkerExited,
+    WorkerTimedOut,
+)
 from agent.links import template as templates
 from agent.links.template import TemplateProcess, describe_exit, start_template
 from agent.links.worker import BlockingWorker
@@ -409,6 +415,19 @@ def test_the_workers_end_when_the_first_process_of_their_namespace_does(
         stream.settimeout(DEADLINE_S)
         assert stream.recv(1) == b""
         wait_for_end(template.pid)
+
+
+def test_below_the_required_level_a_worker_refuses_and_says_what_is_missing(pack: Path) -> None:
+    # Nobody has given it a control group.
+    load = msgspec.structs.replace(load_of(pack), require_isolation="full")
+    with (
+        BlockingWorker("tflite", load) as worker,
+        pytest.raises(
+            IsolationUnavailable, match=r"require isolation 'full'.*cgroup_memory: "
+        ) as e,
+    ):
+        worker.load()
+    assert "Delegate" in e.value.hint or "systemd unit" in e.value.hint
 
 
 def test_another_policy_than_the_one_it_is_confined_by_is_refused(
