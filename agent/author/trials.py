@@ -6,7 +6,7 @@ import hashlib
 from dataclasses import dataclass
 
 from agent.author.folder import Folder
-from agent.control.selection import Candidate, select
+from agent.author.selection import Candidate, select
 from agent.documents import codec
 from agent.documents.manifest import Limits, Manifest
 from agent.errors import MemoryLimit, ModelRejected, RuntimeUnavailable, SelfTestFailed

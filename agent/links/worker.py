@@ -69,7 +69,7 @@ class BlockingWorker:
         """Start the processes; load nothing yet.
 
         Args:
-            runtime: A runtime's name, as `agent.control.selection` gives it for a format.
+            runtime: A runtime's name, as it is declared.
             load: What to load and within which limits.
             template: One of this runtime that lives on after this worker, and serves one worker
                 after the other.

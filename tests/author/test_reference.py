@@ -29,7 +29,7 @@ def test_the_tables_of_codecs_and_steps_are_those_of_the_registries() -> None:
 )
 def test_every_key_of_a_specification_is_on_the_page(kind: type[msgspec.Struct]) -> None:
     text = re.sub(r"^```.*?^```", "", PAGE.read_text(), flags=re.DOTALL | re.MULTILINE)
-    named = set(re.findall(r"[a-z_]+", " ".join(re.findall(r"`([^`]+)`", text))))
+    named = set(re.findall(r"[a-z_][a-z0-9_]*", " ".join(re.findall(r"`([^`]+)`", text))))
     assert {field.encode_name for field in msgspec.structs.fields(kind)} <= named
 
 
