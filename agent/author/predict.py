@@ -7,8 +7,8 @@ from pathlib import Path
 
 from agent.author.folder import OpenedPack, open_pack, require_whole
 from agent.author.golden import error_in
-from agent.author.trials import MEMORY_MB
 from agent.author.selection import Candidate, select
+from agent.author.trials import MEMORY_MB
 from agent.errors import AgentError, ModelRejected, RuntimeUnavailable, UsageError
 from agent.links.worker import BlockingWorker
 from agent.wire import frames
