@@ -306,3 +306,22 @@ def test_a_quota_and_a_priority_hold_between_workers(bench: Bench) -> None:
     assert rest > 50
     first, second = _compete(bench, [Share(priority=5), Share()], 1.0)
     assert first > 1.5 * second, (first, second)
+
+
+def test_the_owner_is_confined_as_its_workers_are(bench: Bench) -> None:
+    worker = bench.worker()
+    pid = bench.template.pid
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    # Beside these there is the first process of their namespace, which runs nothing of ours.
+    ours = [
+        child
+        for child in children
+        if b"agent.worker" in Path(f"/proc/{child}/cmdline").read_bytes()
+    ]
+    assert len(ours) == 2
+    assert str(worker.pid) in ours
+    for child in ours:
+        status = Path(f"/proc/{child}/status").read_text()
+        assert "\nSeccomp:\t2\n" in status
+        assert "\nNoNewPrivs:\t1\n" in status
+        assert "\nCapEff:\t0000000000000000\n" in status
