@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from itertools import pairwise
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from agent.control.heat import Easing
 from agent.daemon.held import HeldBudget
 from agent.daemon.lane import (
     MAX_HELD_BYTES,
@@ -51,6 +53,7 @@ class World:
     replaced: list[AgentError] = field(default_factory=list)
     wakes: list[None] = field(default_factory=list)
     asked_again: int = 0
+    waits: list[float] = field(default_factory=list)
     slot: Slot = field(
         default_factory=lambda: Slot(
             pack="sha256:" + "a" * 64,
@@ -69,6 +72,7 @@ class World:
             replace_worker=self.replaced.append,
             flush_soon=lambda: self.wakes.append(None),
             ask_again=self._ask_again,
+            flush_after=self.waits.append,
         )
         self.lane = Lane("vib", "d", self.slot, effects, SlotMeters(), reserved="edgeward/")
 
@@ -548,3 +552,121 @@ def test_at_qos_0_as_many_bytes_wait_and_the_oldest_gives_way() -> None:
     assert len(world.lane.waiting) <= 17
     assert world.lane.meters.dropped >= 23
     assert (world.forgotten, world.acknowledged) == ([], [])
+
+
+# While the device is under strain.
+
+
+def sent(world: World) -> list[bytes]:
+    return [bytes(frame.payload) for frame in world.to_worker]
+
+
+def test_at_a_reduced_rate_messages_wait_their_turn_and_none_is_lost() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.lane.ease(Easing("reduce_rate", rate_per_s=2.0), 0.0)
+    for payload in (b"1", b"2", b"3"):
+        world.arrive(payload)
+    assert sent(world) == [b"1"]
+    assert world.waits[-1] == 0.5
+    world.lane.flush(0.4)
+    assert sent(world) == [b"1"]
+    world.lane.flush(0.5)
+    assert sent(world) == [b"1", b"2"]
+    world.lane.ease(None, 0.6)
+    assert sent(world) == [b"1", b"2", b"3"]
+    assert world.lane.meters.dropped == 0
+
+
+def test_at_a_reduced_rate_only_a_second_of_messages_waits_where_nobody_keeps_them() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.lane.ease(Easing("reduce_rate", rate_per_s=2.0), 0.0)
+    for number in range(10):
+        world.arrive(b"%d" % number, qos=0)
+    assert sent(world) == [b"0"]
+    assert [pending.message.payload for pending in world.lane.waiting] == [b"8", b"9"]
+    assert world.lane.meters.dropped == 7
+    # What waits at QoS 1 stays, however much it is.
+    for number in range(10):
+        world.arrive(b"%d" % number)
+    assert world.lane.meters.dropped == 7
+
+
+def test_what_waits_for_too_long_is_dropped_when_the_rate_is_reduced() -> None:
+    world = World()
+    for number in range(6):
+        world.arrive(b"%d" % number, qos=number % 2)
+    world.lane.ease(Easing("reduce_rate", rate_per_s=1.0), 0.0)
+    assert [p.message.payload for p in world.lane.waiting] == [b"1", b"3", b"5"]
+    assert world.lane.meters.dropped == 3
+
+
+def test_of_each_topic_one_message_in_so_many_is_run_and_the_others_are_acknowledged() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.lane.ease(Easing("skip", one_in=3), 0.0)
+    for number in range(4):
+        for source in "ab":
+            world.arrive(b"%d" % number, topic=f"sensors/{source}")
+        while world.to_worker:
+            world.answer()
+            world.hand_over()
+    assert world.published == [
+        (f"out/vib/{source}", f"p:{number}".encode()) for number in (0, 3) for source in "ab"
+    ]
+    assert world.lane.meters.skipped == 4
+    assert world.lane.meters.received == 8
+    assert len(world.acknowledged) == 8
+
+
+def test_a_repeat_is_not_skipped_since_it_may_be_the_one_that_was_to_be_run() -> None:
+    world = World()
+    world.lane.worker_ready(0.0)
+    world.lane.ease(Easing("skip", one_in=3), 0.0)
+    world.arrive(b"1")
+    world.arrive(b"2", dup=True)
+    assert sent(world) == [b"1", b"2"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.floats(0.5, 20.0),
+    st.lists(
+        st.tuples(st.floats(0.0, 0.4), st.sampled_from(["arrive", "answer", "die", "flush"])),
+        max_size=60,
+    ),
+)
+def test_the_worker_never_gets_more_than_the_rate_whatever_happens(
+    rate: float, steps: list[tuple[float, str]]
+) -> None:
+    world, now = World(), 0.0
+    lane = world.lane
+    lane.worker_ready(0.0)
+    lane.ease(Easing("reduce_rate", rate_per_s=rate), 0.0)
+    times: list[float] = []
+    for pause, act in steps:
+        now += pause
+        before = len(world.to_worker)
+        if act == "arrive":
+            lane.arrived(Message(b"m"), now)
+            lane.flush(now)
+        elif act == "answer" and world.to_worker:
+            before -= 1
+            asked = world.to_worker.pop(0)
+            data = frames.encode_result(asked.sequence, frames.PREDICTION, b"p")
+            for frame in frames.FrameReader().feed(data):
+                lane.answered(frame, now)
+            world.hand_over()
+            lane.flush(now)
+        elif act == "die":
+            world.die()
+            before = 0
+            lane.worker_ready(now)
+        else:
+            lane.flush(now)
+        new = len(world.to_worker) - before
+        assert new <= 1
+        times += [now] * new
+    for first, second in pairwise(times):
+        assert second - first >= 1 / rate - 1e-9
