@@ -381,13 +381,17 @@ def _placement(server: SlotServer, choice: Choice | None, real: Placement) -> Pl
     """Where operators run, with the reason where that is not where they were to run."""
     plan, why = server.plan, server.stepped_down
     lost = choice.lost if choice is not None else None
-    if lost is not None and why is None:
+    if lost is not None and why is None and not server.light:
         reason = f"{lost.way} is out: {lost.excluded}"
         return Placement(lost.way.provider, real.got, real.operators, real.time, reason[:MAX_WHY])
-    if plan is None or why is None:
+    if plan is None or (why is None and not server.light):
         return real
     wanted = plan.way.provider or plan.way.runtime
-    reason = f"{plan.way} failed and is tried again: {why.message}"
+    if why is not None:
+        reason = f"{plan.way} failed and is tried again: {why.message}"
+    else:
+        reason = f"{plan.way} waits until the device is well again"
+        reason += f": it is {server.easing.because}" if server.easing is not None else ""
     return Placement(wanted, real.got, real.operators, real.time, reason[:MAX_WHY])
 
 
