@@ -35,9 +35,9 @@ from agent.daemon.outbox import Outbox
 from agent.daemon.reconciler import Observers, Reconciler, failure_of
 from agent.daemon.reporter import Reporter
 from agent.daemon.serving import Hooks, SlotServer
-from agent.daemon.supervisor import StartTemplate, Supervisor
+from agent.daemon.supervisor import Supervisor
 from agent.daemon.systemd import Notifier
-from agent.daemon.warm import WarmTemplates
+from agent.daemon.warm import WarmTemplates, find_groups
 from agent.device import vitals
 from agent.documents import codec
 from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment, Slot
@@ -83,7 +83,7 @@ class Daemon:
         self,
         settings: Settings,
         files: Files,
-        start_template: StartTemplate,
+        supervisor: Supervisor,
         outlook: Outlook | None = None,
     ) -> None:
         self.settings = settings
@@ -99,7 +99,7 @@ class Daemon:
         self.disk.tidy()
         self._prefix = prefix_of(settings)
         self.dialect: Dialect = PlainMqtt(self._prefix)
-        self.supervisor = Supervisor(start_template)
+        self.supervisor = supervisor
         self._chooser: Chooser | None = None
         self._make_link()
         self._make_control()
@@ -553,7 +553,8 @@ async def _run(
     settings: Settings, files: Files, templates: WarmTemplates | None, outlook: Outlook | None
 ) -> bool:
     start = start_template if templates is None else templates.start
-    return await Daemon(settings, files, start, outlook).run()
+    groups = find_groups() if templates is None else templates.groups
+    return await Daemon(settings, files, Supervisor(start, groups=groups), outlook).run()
 
 
 def _keep_memory_private() -> None:

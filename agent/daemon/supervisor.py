@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,7 +20,8 @@ import msgspec
 
 from agent import errors
 from agent.documents.report import Isolation
-from agent.links.template import TemplateProcess, describe_exit, start_template
+from agent.links.cgroups import WorkerGroups
+from agent.links.template import TemplateProcess, describe_exit, memory_limit, start_template
 from agent.links.worker import error_of
 from agent.wire import frames
 from agent.wire.worker import (
@@ -215,6 +217,7 @@ class Supervisor:
     Args:
         start_template: Starts a runtime's template process.
         idle_s: How long a template without a worker is kept.
+        groups: Control groups for workers, where the agent has been given some.
     """
 
     def __init__(
@@ -222,9 +225,11 @@ class Supervisor:
         start_template: StartTemplate = start_template,
         *,
         idle_s: float = TEMPLATE_IDLE_S,
+        groups: WorkerGroups | None = None,
     ) -> None:
         self._start_template = start_template
         self._idle_s = idle_s
+        self._groups = groups
         # Whether a runtime may be needed at any moment, though no worker of it runs now.
         self.is_spare: Callable[[str], bool] = lambda runtime: False
         self._templates: dict[str, asyncio.Future[_Template]] = {}
@@ -309,7 +314,9 @@ class Supervisor:
     async def _open_template(self, runtime: str) -> _Template:
         try:
             process = self._start_template(runtime)
-            template = _Template(process, self._idle_s, lambda: self.is_spare(runtime))
+            template = _Template(
+                process, self._idle_s, self._groups, lambda: self.is_spare(runtime)
+            )
         except OSError as error:
             raise _no_worker(f"the {runtime} template", error) from None
         try:
@@ -336,9 +343,14 @@ class _Template:
     """A running template process and the workers forked from it."""
 
     def __init__(
-        self, process: TemplateProcess, idle_s: float, is_spare: Callable[[], bool]
+        self,
+        process: TemplateProcess,
+        idle_s: float,
+        groups: WorkerGroups | None,
+        is_spare: Callable[[], bool],
     ) -> None:
         self.process = process
+        self._groups = groups
         self._is_spare = is_spare
         self.closed = False
         self.workers: dict[int, Worker] = {}
@@ -355,14 +367,18 @@ class _Template:
             WorkerExited: The template is gone.
             NoWorkerNow: The machine has no room for one more at this moment.
         """
+        group = self._open_group(worker)
         try:
-            stream = self.process.request_worker(worker.number, load)
+            stream = self.process.request_worker(worker.number, load, group)
         except ConnectionError as error:
             self.close()
             raise errors.WorkerExited(f"the {worker.runtime} template is gone: {error}") from None
         except OSError as error:
             # The workers that it has serve on.
             raise _no_worker(f"a {worker.runtime} worker", error) from None
+        finally:
+            if group is not None:
+                os.close(group)
         self._be_busy()
         self.workers[worker.number] = worker
         worker.on_kill = self._kill
@@ -374,6 +390,22 @@ class _Template:
             stream.close()
             raise _no_worker(f"a {worker.runtime} worker", error) from None
 
+    def _open_group(self, worker: Worker) -> int | None:
+        if self._groups is None:
+            return None
+        try:
+            return self._groups.open(worker.number, worker.memory_mb)
+        except OSError as error:
+            # Its other limits hold, and its report says that this one is missing.
+            log.warning("worker %d gets no control group: %s", worker.number, error)
+            return None
+
+    def _close_group(self, worker: Worker) -> None:
+        if self._groups is not None:
+            if self._groups.ran_out_of_memory(worker.number):
+                worker.why_killed = worker.why_killed or memory_limit(worker.memory_mb)
+            self._groups.remove(worker.number)
+
     def close(self) -> None:
         if self.closed:
             return
@@ -384,6 +416,7 @@ class _Template:
         workers, self.workers = self.workers, {}
         for worker in workers.values():
             worker.orphaned()
+            self._close_group(worker)
 
     def _be_busy(self) -> None:
         if self._idle is not None:
@@ -440,6 +473,7 @@ class _Template:
             # With a code: it was not even forked, and the message says why.
             if event.code:
                 worker.why_killed = NoWorkerNow(event.message)
+            self._close_group(worker)
             worker.exited(event.status)
             self._be_idle()
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import msgspec
 
-from agent.errors import StoreError
+from agent.errors import IsolationUnavailable, StoreError
+from agent.links.cgroups import WorkerGroups
 from agent.links.template import TemplateProcess, start_template
 from agent.store.files import Files
 from agent.store.state import StateFile
@@ -39,10 +40,20 @@ class _Known(msgspec.Struct):
     qualified: dict[str, _Choice] = {}
 
 
+def find_groups() -> WorkerGroups | None:
+    """Control groups for workers; None where the agent was given none, which reports then say."""
+    try:
+        return WorkerGroups.find()
+    except IsolationUnavailable:
+        return None
+
+
 class WarmTemplates:
     """Template processes that were started early, for the supervisor to take over."""
 
     def __init__(self, state_dir: Path) -> None:
+        # Before the first child: the agent's processes move to a group of their own.
+        self.groups = find_groups()
         self._started: dict[str, TemplateProcess] = {}
         for runtime in _runtimes(state_dir):
             try:

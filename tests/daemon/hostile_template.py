@@ -12,6 +12,7 @@ Started as `python hostile_template.py HOW CONTROL_FD`; its workers do what `HOW
 
 from __future__ import annotations
 
+import ctypes
 import os
 import select
 import signal
@@ -25,7 +26,15 @@ LONG = GOOD.replace(b'"r"', b'"' + b"r" * 100_000 + b'"')
 SAID = {"junk": b"{{{", "boast": LONG, "deaf": GOOD, "leaver": GOOD, "flood": GOOD}
 
 
+PR_SET_PDEATHSIG = 1
+
+
+def end_with_parent() -> None:
+    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
 def misbehave(how: str, stream: socket.socket) -> None:
+    end_with_parent()
     stream.recv(65536)
     if how in SAID:
         stream.sendall(frames.encode_frame(frames.READY, 0, 0, b"", SAID[how]))
@@ -38,6 +47,7 @@ def misbehave(how: str, stream: socket.socket) -> None:
 
 
 def main() -> None:
+    end_with_parent()
     how, control = sys.argv[1], socket.socket(fileno=int(sys.argv[2]))
     control.send(b'{"event":"ready","runtime":"r","version":"1"}')
     woken, wake = socket.socketpair()

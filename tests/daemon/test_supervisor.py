@@ -17,7 +17,15 @@ import pytest
 
 from agent.daemon import supervisor as supervisors
 from agent.daemon.supervisor import NoWorkerNow, Supervisor, Worker
-from agent.errors import AgentError, RuntimeUnavailable, WorkerError, WorkerExited, WorkerTimedOut
+from agent.errors import (
+    AgentError,
+    MemoryLimit,
+    RuntimeUnavailable,
+    WorkerError,
+    WorkerExited,
+    WorkerTimedOut,
+)
+from agent.links.cgroups import WorkerGroups
 from agent.links.template import TemplateProcess
 from agent.wire.worker import Load
 
@@ -215,3 +223,34 @@ def test_a_runtime_that_is_not_there_is_told_where_it_is_prepared(
 
     asyncio.run(story())
     assert "no template" in caplog.text
+
+
+def test_a_worker_lives_in_its_control_group_and_is_told_apart_when_that_was_full(
+    tmp_path: Path,
+) -> None:
+    async def story() -> None:
+        supervisor = Supervisor(start_hostile, groups=WorkerGroups(tmp_path))
+        try:
+            worker = await supervisor.start("deaf", LOAD, WITHIN_S)
+            group = tmp_path / f"worker-{worker.number}"
+            assert int((group / "memory.max").read_text()) > LOAD.memory_mb << 20
+            # What the kernel writes there when it ends a process of the group.
+            (group / "memory.events").write_text("low 0\noom 1\noom_kill 1\n")
+            os.kill(worker.pid, signal.SIGKILL)
+            assert isinstance(await asyncio.wait_for(worker.gone, WITHIN_S), MemoryLimit)
+        finally:
+            await supervisor.close()
+
+    asyncio.run(story())
+
+
+def test_a_worker_without_room_for_a_control_group_is_started_all_the_same(tmp_path: Path) -> None:
+    async def story() -> None:
+        (tmp_path / "worker-1").write_text("in the way")
+        supervisor = Supervisor(start_hostile, groups=WorkerGroups(tmp_path))
+        try:
+            assert (await supervisor.start("deaf", LOAD, WITHIN_S)).pid
+        finally:
+            await supervisor.close()
+
+    asyncio.run(story())
