@@ -26,6 +26,7 @@ from agent.control.state import DeviceState, choice_for, packs_needed
 from agent.daemon.acts import Acts
 from agent.daemon.bus import RECEIVE_MAXIMUM, Bus
 from agent.daemon.climate import Climate, Outlook
+from agent.daemon.commands import Commands, roll_back
 from agent.daemon.disk import Disk
 from agent.daemon.fetch import Fetcher
 from agent.daemon.lane import Lane
@@ -42,17 +43,15 @@ from agent.device import vitals
 from agent.documents import codec
 from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment, Slot
 from agent.documents.settings import Connection, Settings, prefix_of, shared_prefix_of
-from agent.errors import AgentError, DocumentError, LinkError, StoreCorrupt, StoreError, UsageError
+from agent.errors import AgentError, DocumentError, LinkError, StoreCorrupt
 from agent.links.dialing import TlsFiles
 from agent.links.local import socket_path
 from agent.links.mqtt import Backoff, LinkOptions, LinkState, MqttLink, end_session
 from agent.links.template import start_template
 from agent.store.files import Files
 from agent.store.lock import lock_state_dir
-from agent.wire import topics
 from agent.wire.mqtt.options import ConnectOptions, Will
 from agent.wire.mqtt.packets import Message
-from agent.wire.mqtt.properties import Properties
 from agent.wire.topic_rules import check_topics
 
 if TYPE_CHECKING:
@@ -67,11 +66,9 @@ STALL_LOOK_EVERY_S = 1.0
 # After a start whatever serves comes first: reading profiles and asking runtimes takes a second.
 LOOK_AT_CHOICES_AFTER_S, LOOK_AT_CHOICES_EVERY_S = 30.0, 3600.0
 SESSION_EXPIRY_S = 7 * 86_400
-SAVED_WITHIN_S = 5.0
 # Together less than systemd's TimeoutStopSec.
 DRAIN_S = 8.0
 ENDING_S = 3.0
-MAX_COMMANDS = 16
 PR_SET_DUMPABLE = 4
 VERSIONS: dict[str, Any] = {"auto": "auto", "5": 5, "3.1.1": 4}
 
@@ -91,7 +88,6 @@ class Daemon:
         self._stop = asyncio.Event()
         self._tasks: list[asyncio.Task[Any]] = []
         self._core: set[asyncio.Task[Any]] = set()
-        self._commands = 0
         self._failed = False
         self._boot = os.urandom(4).hex()
         self.disk = Disk(files, settings, self._boot)
@@ -103,6 +99,7 @@ class Daemon:
         self._chooser: Chooser | None = None
         self._make_link()
         self._make_control()
+        self._make_commands()
         self._make_climate(outlook or Outlook(), files)
 
     # -- building -------------------------------------------------------------------------------
@@ -257,6 +254,22 @@ class Daemon:
             self._chooser = Chooser(here, self.settings.limits, self.supervisor)
         return self._chooser
 
+    def _make_commands(self) -> None:
+        async def status(request: dict[str, Any]) -> dict[str, Any]:
+            return self.reporter.status()
+
+        self.local = LocalApi(
+            socket_path(self.settings),
+            {"status": status, "rollback": partial(roll_back, self.reconciler)},
+        )
+        self.commands = Commands(
+            self.local.answer,
+            self.link.publish,
+            self._spawn,
+            prefix=self._prefix,
+            reserved=shared_prefix_of(self.settings),
+        )
+
     def _packs_needed(self) -> set[str] | None:
         """The packs that must stay when room is made; None: nobody knows, so all of them."""
         state = self.reconciler.state
@@ -303,7 +316,7 @@ class Daemon:
         if isinstance(meaning, Block):
             self.fetcher.on_message(meaning.topic, meaning.payload)
         elif isinstance(meaning, Command):
-            self._obey(meaning)
+            self.commands.obey(meaning)
         return None
 
     def _desired(self, payload: bytes) -> asyncio.Future[None] | None:
@@ -334,63 +347,6 @@ class Daemon:
             online = self.dialect.online()
             self.link.publish(online.topic, online.payload, qos=online.qos, retain=online.retain)
             self.reporter.publish(again=True)
-
-    # -- commands -------------------------------------------------------------------------------
-
-    def _obey(self, command: Command) -> None:
-        if self._commands >= MAX_COMMANDS:
-            log.warning("command %s dropped: %d others are at work", command.name, self._commands)
-            return
-        self._commands += 1
-        self._spawn(self._answer(command))
-
-    async def _answer(self, command: Command) -> None:
-        try:
-            await self._command(command)
-        finally:
-            self._commands -= 1
-
-    def _may_answer_to(self, topic: str) -> bool:
-        # Below the agents' own topics only where answers are meant to go, and only our own.
-        if topic.startswith(shared_prefix_of(self.settings)):
-            return topics.match(f"{self._prefix}command/+/response/#", topic) is not None
-        return topics.is_name(topic) and not topic.startswith("$")
-
-    async def _command(self, command: Command) -> None:
-        """Answer a command from afar, where an answer is wanted."""
-        request: dict[str, Any] = {}
-        with suppress(msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-            request = msgspec.json.decode(command.payload or b"{}", type=dict[str, Any])
-        answer = dict(
-            await self.local.answer(msgspec.json.encode({**request, "command": command.name}))
-        )
-        topic = command.response_topic or request.get("reply_to")
-        if not isinstance(topic, str) or not self._may_answer_to(topic):
-            return
-        if "id" in request:
-            answer["id"] = request["id"]
-        properties = Properties(correlation_data=command.correlation_data)
-        with suppress(LinkError):
-            self.link.publish(topic, msgspec.json.encode(answer), qos=1, properties=properties)
-
-    async def _status(self, request: dict[str, Any]) -> dict[str, Any]:
-        return self.reporter.status()
-
-    async def _rollback(self, request: dict[str, Any]) -> dict[str, Any]:
-        slot = request.get("slot")
-        entry = self.reconciler.state.slots.get(slot) if isinstance(slot, str) else None
-        if entry is None:
-            raise UsageError(
-                f"no slot {slot!r}", hint=f"slots: {', '.join(self.reconciler.state.slots)}"
-            )
-        if entry.previous is None:
-            raise UsageError(f"slot {slot!r} has no previous pack to go back to")
-        saved = self.reconciler.settle(e.RollbackRequested(str(slot)))
-        await asyncio.wait((saved,), timeout=SAVED_WITHIN_S)
-        if not saved.done():
-            raise StoreError("the rollback is not saved yet", hint="it is done as soon as it is")
-        saved.result()
-        return {"slot": slot, "to": entry.previous.pack}
 
     # -- life -----------------------------------------------------------------------------------
 
@@ -441,9 +397,6 @@ class Daemon:
             if choice is not None:
                 self.supervisor.prepare(choice.way.runtime)
         self._spawn(self.acts.serve_what_served())
-        self.local = LocalApi(
-            socket_path(self.settings), {"status": self._status, "rollback": self._rollback}
-        )
         await self.local.start()
         self._spawn(self.link.run(), core="the link")
         self._spawn(self.reconciler.run(), core="the reconciler")

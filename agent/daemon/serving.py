@@ -14,7 +14,8 @@ from agent.control.health import RECOVERED_AFTER, Health
 from agent.control.heat import Easing
 from agent.daemon.bus import Bus
 from agent.daemon.reconciler import failure_of
-from agent.daemon.supervisor import Supervisor, Worker
+from agent.daemon.supervisor import Supervisor
+from agent.daemon.workers import Worker
 from agent.documents.choice import Way
 from agent.documents.deployment import Slot
 from agent.documents.manifest import Manifest

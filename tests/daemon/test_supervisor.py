@@ -15,8 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from agent.daemon import supervisor as supervisors
-from agent.daemon.supervisor import NoWorkerNow, Supervisor, Worker
+from agent.daemon.supervisor import Supervisor
+from agent.daemon.templates import Template
+from agent.daemon.workers import NoWorkerNow, Worker
 from agent.errors import (
     AgentError,
     MemoryLimit,
@@ -60,7 +61,7 @@ def play(story: Callable[[Supervisor], Awaitable[None]], idle_s: float = 60.0) -
     asyncio.run(whole())
 
 
-async def a_template(supervisor: Supervisor, runtime: str) -> supervisors._Template:
+async def a_template(supervisor: Supervisor, runtime: str) -> Template:
     return await supervisor._template(runtime)
 
 
@@ -71,7 +72,7 @@ async def has_no_worker(supervisor: Supervisor, runtime: str) -> None:
     assert not template.workers
 
 
-def end_of(template: supervisors._Template, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+def end_of(template: Template, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
     """Return what is set once the supervisor has given the template up."""
     ended, close = asyncio.Event(), template.close
 
