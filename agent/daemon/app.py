@@ -167,6 +167,7 @@ class Daemon:
             worker_died=lambda slot, why, pid: self.reporter.worker_died(slot, why, pid),
             worker_ready=lambda slot: self.reporter.changed(),
             recovered=lambda slot, pack: self.reconciler.feed(e.Recovered(slot, pack)),
+            stepped=lambda slot, way, why: self.reporter.stepped(slot, way, why),
             eased=lambda slot, easing: self.reporter.eased(slot, easing),
         )
         self.fetcher = Fetcher(

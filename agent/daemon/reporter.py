@@ -24,7 +24,7 @@ from agent.daemon.reconciler import failure_of
 from agent.daemon.serving import SlotServer
 from agent.device import vitals
 from agent.documents import codec
-from agent.documents.choice import Choice
+from agent.documents.choice import Choice, Way
 from agent.documents.report import Failure, Placement, Progress, Report
 from agent.documents.settings import Settings
 from agent.documents.telemetry import (
@@ -306,6 +306,14 @@ class Reporter:
             message=message,
             hint=told.hint,
         )
+        self.changed()
+
+    def stepped(self, slot: str, way: Way, why: AgentError | None) -> None:
+        """A slot is run in another way than was chosen, and why; None: in the chosen one again."""
+        if why is None:
+            self.event("way_restored", slot=slot, message=f"it runs {way} again")
+        else:
+            self.failed("way_failed", why, slot=slot)
         self.changed()
 
     def eased(self, slot: str, easing: Easing | None) -> None:

@@ -99,6 +99,8 @@ EVENTS: Mapping[str, str] = {
     "device_hot": "the device is hot",
     "device_throttled": "the processor is slowed down",
     "device_undervoltage": "the supply's voltage is too low",
+    "way_failed": "the chosen way to run a pack failed, and the next one serves",
+    "way_restored": "the chosen way to run a pack serves again",
     "policy_applied": "a slot does less, as its policy says",
     "policy_lifted": "it serves as always again",
     "power_lost": "the machine restarted without being shut down, while slots were served",

@@ -232,6 +232,7 @@ def test_two_slots_share_one_and_both_lose_it_and_both_get_it_back(
     on_tpu.serve(a=slot(packed, "in/a", "out/a"), b=slot(packed, "in/b", "out/b"))
     runs_on(on_tpu, "a", "edgetpu")
     runs_on(on_tpu, "b", "edgetpu")
+    on_tpu.user.subscribe(on_tpu.topic("events"))
     with Stream(on_tpu, "a") as one, Stream(on_tpu, "b") as other:
         one.more(50)
         double.unplug()
@@ -244,6 +245,9 @@ def test_two_slots_share_one_and_both_lose_it_and_both_get_it_back(
         other.more(50)
         one.finish()
         other.finish()
+    for name in ("a", "b"):
+        on_tpu.event("way_failed", slot=name, code="accelerator_failed")
+        on_tpu.event("way_restored", slot=name)
     for stream in (one, other):
         assert stream.providers() == ["edgetpu", "XNNPACK", "edgetpu"]
         assert stream.longest_silence_s() < SILENCE_S
