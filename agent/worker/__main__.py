@@ -7,17 +7,27 @@ meant to be typed.
 
 from __future__ import annotations
 
+import signal
 import socket
 import sys
 
-from agent.worker import template
+from agent.worker import confine
+from agent.worker.confine import Plan
+from agent.worker.trial import Trial
 
 
 def main() -> None:
     """Serve as a template until the socket's other end closes."""
     runtime, descriptor, parent = sys.argv[1:]
     control = socket.socket(fileno=int(descriptor))
-    template.run(runtime, control, int(parent))
+    # A Ctrl-C in the terminal is for the program that started this process.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    confine.end_with_parent(int(parent))
+    # Beside the imports, which take much longer, and before them: there is little to copy yet.
+    trial = Trial(Plan())
+    from agent.worker import template
+
+    template.run(runtime, control, trial)
 
 
 if __name__ == "__main__":

@@ -55,13 +55,8 @@ class Request(msgspec.Struct, frozen=True):
     policy: str = STRICT
 
 
-def run(runtime_name: str, control: socket.socket, parent: int) -> None:
+def run(runtime_name: str, control: socket.socket, trial: Trial) -> None:
     """Import the runtime, tell so, and fork workers until the control socket closes."""
-    # A Ctrl-C in the terminal is for the program that started this process.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    confine.end_with_parent(parent)
-    # Beside the import, which takes much longer.
-    trial = Trial(Plan())
     try:
         runtime = _prepare(runtime_name)
     except AgentError as error:
