@@ -50,6 +50,7 @@ class Trial:
         first_ms: Of the very first call.
         peak_memory_bytes: Of its process.
         rounds: In order.
+        last_resort: It is chosen only where no other passes, however fast it is.
     """
 
     threads: int = 1
@@ -57,6 +58,7 @@ class Trial:
     first_ms: float = 0.0
     peak_memory_bytes: int = 0
     rounds: tuple[Round, ...] = ()
+    last_resort: bool = False
 
     def after(self, measured: Round) -> Trial:
         return replace(self, rounds=(*self.rounds, measured))
@@ -139,6 +141,10 @@ def decide(trials: Sequence[Trial]) -> Decision:
     )
     if not ranked:
         return Decision((), summaries)
+    last = [place for _, place in ranked if trials[place].last_resort]
+    ranked = [(ms, place) for ms, place in ranked if place not in last]
+    if not ranked:
+        return Decision(tuple(last), summaries)
     limit = ranked[0][0] * (1 + ALIKE)
 
     def cost(place: int) -> tuple[int, float, int, int]:
@@ -148,7 +154,7 @@ def decide(trials: Sequence[Trial]) -> Decision:
 
     alike = sorted((place for ms, place in ranked if ms <= limit), key=cost)
     slower = [place for ms, place in ranked if ms > limit]
-    return Decision((*alike, *slower), summaries, cheaper=alike[0] != ranked[0][1])
+    return Decision((*alike, *slower, *last), summaries, cheaper=alike[0] != ranked[0][1])
 
 
 def _meaningful(rounds: Sequence[Round]) -> Sequence[Round]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from agent.control.choice import Decision, Figures, Round, Trial, decide, figures, next_round
@@ -107,7 +107,7 @@ class Contest:
         self._begin = begin
         self._rules = rules
         self._clock = clock
-        self._trials = [Trial(threads=way.threads) for way in ways]
+        self._trials = [Trial(way.threads, last_resort=way.last_resort) for way in ways]
         self._proven: list[Proven | None] = [None for _ in ways]
         self._alive: dict[int, Runner] = {}
         self._absent: dict[str, str] = {}
@@ -140,7 +140,7 @@ class Contest:
     async def _prove(self, place: int) -> None:
         way = self._ways[place]
         if way.runtime in self._absent:
-            self._trials[place] = Trial(way.threads, self._absent[way.runtime])
+            self._trials[place] = self._trials[place].out(self._absent[way.runtime])
             return
         try:
             runner = await self._begin(way)
@@ -151,8 +151,11 @@ class Contest:
             return
         proven = self._proven[place] = runner.proven
         objection = _objection(self._rules.demands, proven)
-        self._trials[place] = Trial(
-            way.threads, objection, proven.first_ms, proven.peak_memory_bytes
+        self._trials[place] = replace(
+            self._trials[place],
+            excluded=objection,
+            first_ms=proven.first_ms,
+            peak_memory_bytes=proven.peak_memory_bytes,
         )
         if objection:
             runner.stop()

@@ -9,6 +9,8 @@ import msgspec
 from agent.documents.names import Natural, Positive, ShortText, Text
 from agent.documents.report import Placement
 
+# Chosen only where nothing else passes.
+LAST_RESORT = frozenset(("reference",))
 # What runtimes call their own kernels for the CPU.
 CPU_PROVIDERS = frozenset(
     ("", "CPU", "XNNPACK", "CPUExecutionProvider", "XnnpackExecutionProvider")
@@ -36,6 +38,11 @@ class Way(msgspec.Struct, frozen=True, omit_defaults=True):
     def accelerated(self) -> bool:
         """Whether it needs something beside the CPU, which can be unplugged, hang or overheat."""
         return self.provider not in CPU_PROVIDERS
+
+    @property
+    def last_resort(self) -> bool:
+        """Whether it serves only where nothing else does: made for exactness, not for speed."""
+        return self.runtime in LAST_RESORT
 
     def __str__(self) -> str:
         """`fp32 on onnx, 2 threads`, for people."""
@@ -108,7 +115,13 @@ class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
 
     @property
     def runner_up(self) -> Way | None:
-        """What serves where the chosen way fails: the next that passed, on the CPU where it was an
-        accelerator that failed."""
+        """What serves where the chosen way fails: the next that passed and is another thing, on
+        the CPU where it was an accelerator that failed."""
         passed = (tried.way for tried in self.tried[1:] if not tried.excluded)
-        return next((way for way in passed if not (self.way.accelerated and way.accelerated)), None)
+        return next((way for way in passed if self._is_another(way)), None)
+
+    def _is_another(self, way: Way) -> bool:
+        if self.way.accelerated:
+            return not way.accelerated
+        # What keeps dying does so with more threads too.
+        return (way.variant, way.runtime) != (self.way.variant, self.way.runtime)

@@ -64,6 +64,12 @@ def test_of_two_that_are_alike_with_the_same_threads_the_one_with_less_cpu_wins(
     assert decide([busy, Trial(rounds=(Round((1.01,) * 5, 1.0),))]).order == (1, 0)
 
 
+def test_a_last_resort_is_chosen_only_where_no_other_passes() -> None:
+    exact = Trial(rounds=(Round((0.1,) * 5, 0.1),), last_resort=True)
+    assert decide([exact, steady(1.0)]).order == (1, 0)
+    assert decide([exact, Trial(excluded="died")]).order == (0,)
+
+
 def test_nobody_left_is_no_choice() -> None:
     assert decide([Trial(excluded="died")]).order == ()
 
