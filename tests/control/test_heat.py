@@ -136,7 +136,7 @@ def test_no_condition_flaps_whatever_is_read(looks: list[tuple[float, Reading]])
 
 
 @settings(max_examples=60, deadline=None)
-@given(steps, st.floats(30.0, 100.0))
+@given(steps, st.floats(30.5, 100.0))
 def test_all_is_well_again_once_all_has_been_well_for_a_while(
     looks: list[tuple[float, Reading]], pause: float
 ) -> None:

@@ -140,6 +140,13 @@ def live(story: Story, packs: Packs) -> None:
     user.publish(f"{PREFIX}desired", b'{"schema": 2}')
     until(lambda: len(names_of_events(story)) >= 3, "events were heard")
     user.wait_for(f"{PREFIX}telemetry", 2)
+    until(
+        lambda: any(
+            json.loads(payload).get("slots", {}).get("vib", {}).get("latency")
+            for payload in story.heard("telemetry")
+        ),
+        "latencies were told",
+    )
 
 
 def names_of_events(story: Story) -> set[str]:
