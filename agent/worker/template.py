@@ -297,10 +297,14 @@ def _make_process_namespace(plan: Plan) -> int:
         return 0
     namespaces.enter(["user", "pid"])
     parent = os.getpid()
+    told, line = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
+            os.close(told)
             confine.end_with_parent(parent)
+            # In here a parent that has ended looks like one that lives; but nobody would read this.
+            os.write(line, b"\0")
             confine.close_all_but(set())
             # A small program in place of a copy of this one saves 2 MB; it may be absent.
             with contextlib.suppress(OSError):
@@ -309,6 +313,10 @@ def _make_process_namespace(plan: Plan) -> int:
                 signal.pause()
         finally:
             os._exit(1)
+    os.close(line)
+    # No other process may come to hold this end before that one is sure of its own end.
+    os.read(told, 1)
+    os.close(told)
     return pid
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from weakref import WeakKeyDictionary
 
 import msgspec
+import psutil
 import pytest
 
 from agent.documents.manifest import Tensor
@@ -30,6 +31,7 @@ from agent.links.worker import BlockingWorker
 from agent.wire import frames
 from agent.wire.worker import Load, TemplateEvent
 from tests.runtimes import models
+from tests.scenarios.device import until
 from tests.worker.packs import make_pack, v2
 
 DEADLINE_S = 30.0
@@ -441,3 +443,24 @@ def test_another_policy_than_the_one_it_is_confined_by_is_refused(
         assert b"isolation_unavailable" in bytes(frame.payload)
     with template.request_worker(2, msgspec.structs.replace(load, policy="unknown")) as stream:
         assert load_into(stream, pack).kind == frames.READY
+
+
+def orphans(since: float) -> list[int]:
+    """Processes that a template has left to the init of this machine."""
+    return [
+        process.pid
+        for process in psutil.process_iter(["ppid", "cmdline", "create_time"])
+        if process.info["cmdline"] == ["/usr/bin/sleep", "infinity"]
+        and process.info["ppid"] == 1
+        and process.info["create_time"] >= since
+    ]
+
+
+def test_a_template_that_is_killed_as_soon_as_it_is_ready_leaves_no_process_behind() -> None:
+    since = time.time() - 1
+    for _ in range(10):
+        template = start_template("reference")
+        select.select([template.control], [], [], 10.0)
+        template.kill()
+    # What the kernel has been told to end takes a moment to go.
+    until(lambda: not orphans(since), "nothing is left", within_s=5.0)
