@@ -297,7 +297,7 @@ def _compete(bench: Bench, shares: list[Share], seconds: float = 2.0) -> list[in
 
 def test_workers_of_equal_shares_get_as_much(bench: Bench) -> None:
     counts = _compete(bench, [Share(), Share(), Share()])
-    assert min(counts) > 0.8 * max(counts), counts
+    assert min(counts) > 0.6 * max(counts), counts
 
 
 def test_a_quota_and_a_priority_hold_between_workers(bench: Bench) -> None:
