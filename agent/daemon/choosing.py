@@ -110,7 +110,8 @@ class Chooser:
         left_out = (*planned.refused, *left_out)
         outcome = await Contest(ways, begin, rules, asyncio.get_running_loop().time).hold()
         if not outcome.passed:
-            reasons = [*left_out, *(f"{t.way}: {t.excluded}" for t in outcome.tried)]
+            # Fewer threads would not have helped, so what other slots take is no reason.
+            reasons = [*planned.refused, *(f"{t.way}: {t.excluded}" for t in outcome.tried)]
             if len(outcome.failures) == len(reasons) == 1:
                 raise outcome.failures[0]
             raise _none_runs(outcome.failures, reasons)
