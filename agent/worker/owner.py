@@ -14,7 +14,6 @@ import mmap
 import os
 import resource
 import select
-import signal
 import socket
 import stat
 import sys
@@ -28,7 +27,7 @@ from agent.documents.deployment import Share
 from agent.errors import AgentError, MemoryLimit, ModelRejected, WorkerError
 from agent.runtimes.api import ExclusiveRuntime, Session, Wanted
 from agent.wire.worker import Failed
-from agent.worker import confine, view
+from agent.worker import child, confine, view
 from agent.worker.confine import Plan
 from agent.worker.kernel import LayerUnavailable
 from agent.worker.policies import POLICIES
@@ -122,23 +121,15 @@ def become(birth: Birth, plan: Plan, seen: View, line: int) -> NoReturn:
         seen: What of the machine's files every process of this runtime needs.
         line: Takes `LOCKED` once it is confined, or the layer that could not be had and why.
     """
-    status = 1
-    try:
-        confine.end_with_parent(birth.parent)
-        signal.set_wakeup_fd(-1)
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-        confine.close_all_but({0, 1, 2, birth.control.fileno(), line})
+
+    def body() -> bool:
         birth.runtime.open_device()
-        if _lock(birth.runtime.policy(), plan, seen, line):
-            Owner(birth.runtime, birth.control, birth.busy).serve()
-            status = 0
-    except BaseException:
-        with contextlib.suppress(Exception):
-            sys.excepthook(*sys.exc_info())
-            sys.stderr.flush()
-    finally:
-        # No clean-up of the template's objects in its copy.
-        os._exit(status)
+        if not _lock(birth.runtime.policy(), plan, seen, line):
+            return False
+        Owner(birth.runtime, birth.control, birth.busy).serve()
+        return True
+
+    child.live(birth.parent, {birth.control.fileno(), line}, body)
 
 
 def _lock(policy: str, plan: Plan, seen: View, line: int) -> bool:

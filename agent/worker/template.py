@@ -33,7 +33,7 @@ from agent.errors import AgentError, RuntimeUnavailable
 from agent.runtimes import registry
 from agent.runtimes.api import ExclusiveRuntime, Runtime
 from agent.wire.worker import TemplateEvent
-from agent.worker import confine, namespaces, owner, serve, shared, view
+from agent.worker import child, confine, namespaces, owner, serve, shared, view
 from agent.worker.confine import Held, Plan
 from agent.worker.kernel import LayerUnavailable
 from agent.worker.policies import POLICIES, STRICT
@@ -209,28 +209,19 @@ class Template:
         self, plan: Plan, request: Request, descriptors: list[int], link: int, line: int
     ) -> NoReturn:
         """Turn the forked child into a worker."""
-        status = 1
-        try:
-            confine.end_with_parent(self._pid)
-            signal.set_wakeup_fd(-1)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            confine.close_all_but({0, 1, 2, *descriptors, link, line})
+
+        def body() -> bool:
             stream, *groups = descriptors
             held = self._lock(plan, request, groups, line)
-            if held is not None:
-                runtime = self._runtime
-                if link >= 0:
-                    runtime = shared.SharedRuntime(runtime, socket.socket(fileno=link))
-                serve.serve_process(runtime, socket.socket(fileno=stream), held)
-                status = 0
-        except BaseException:
-            # Only what no layer below expected comes here: its last words go to the parent's pipe.
-            with contextlib.suppress(Exception):
-                sys.excepthook(*sys.exc_info())
-                sys.stderr.flush()
-        finally:
-            # No clean-up of the parent's objects in its copy.
-            os._exit(status)
+            if held is None:
+                return False
+            runtime = self._runtime
+            if link >= 0:
+                runtime = shared.SharedRuntime(runtime, socket.socket(fileno=link))
+            serve.serve_process(runtime, socket.socket(fileno=stream), held)
+            return True
+
+        child.live(self._pid, {*descriptors, link, line}, body)
 
     def _lock(self, plan: Plan, request: Request, groups: list[int], line: int) -> Held | None:
         """Confine this process and say so on `line`; None: it cannot be, and that is told too."""
