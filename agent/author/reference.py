@@ -7,19 +7,16 @@ together.
 from __future__ import annotations
 
 import inspect
-import re
 import sys
-from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import msgspec
 
+from agent.documents import pages
 from agent.documents.reference import type_in_words
 from agent.pipeline.codecs.registry import CODECS
 from agent.pipeline.steps.registry import STEPS
-
-_BLOCK = re.compile(r"(<!-- generated: (\w+) -->\n\n).*?(\n\n<!-- end -->)", re.DOTALL)
 
 
 def options_of(kind: type[msgspec.Struct]) -> str:
@@ -78,14 +75,10 @@ def steps() -> str:
     return "\n".join((*head, *rows))
 
 
-TABLES: Mapping[str, Any] = {"codecs": codecs, "steps": steps}
+TABLES: pages.Blocks = {"codecs": codecs, "steps": steps}
 
-
-def rendered(page: str) -> str:
-    """Return a page with its generated blocks written anew."""
-    return _BLOCK.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], page)
+rendered = partial(pages.rendered, TABLES)
 
 
 if __name__ == "__main__":
-    for path in map(Path, sys.argv[1:]):
-        path.write_text(rendered(path.read_text()))
+    pages.write(TABLES, sys.argv[1:])

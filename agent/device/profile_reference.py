@@ -6,23 +6,22 @@ profiles together.
 
 from __future__ import annotations
 
-import re
 import sys
 import textwrap
 from collections.abc import Callable, Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import msgspec
 
 from agent.device.profiles import load
+from agent.documents import pages
 from agent.documents.device import Device
 from agent.documents.docstrings import about, own_fields, structs_in
 from agent.documents.profile import Condition, Match, Preference, Profile
 from agent.documents.reference import type_in_words
 
 LINE_CHARACTERS = 140
-_BLOCK = re.compile(r"<!-- generated: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 _ORDER = {"board": 0, "addon": 1}
 
 
@@ -165,15 +164,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
 }
 
 
-def rendered(page: str) -> str:
-    """Return a page with its generated blocks written anew."""
-    return _BLOCK.sub(lambda found: _block(found[1]), page)
-
-
-def _block(name: str) -> str:
-    return f"<!-- generated: {name} -->\n\n{BLOCKS[name]()}\n\n<!-- end -->"
+rendered = partial(pages.rendered, BLOCKS)
 
 
 if __name__ == "__main__":
-    for path in map(Path, sys.argv[1:]):
-        path.write_text(rendered(path.read_text()))
+    pages.write(BLOCKS, sys.argv[1:])

@@ -12,11 +12,11 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 import msgspec
 
+from agent.documents import pages
 from agent.documents.docstrings import Kind, about, is_struct, own_fields, structs_in
 from agent.documents.schemas import DOCUMENTS
 from agent.documents.settings import Settings
@@ -29,7 +29,6 @@ from agent.documents.telemetry import (
 )
 
 LINE_CHARACTERS = 140
-_BLOCK = re.compile(r"<!-- generated: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 _CODE = re.compile(r"`[^`]*`")
 _NO_BREAK = "\u00a0"
 
@@ -211,15 +210,8 @@ BLOCKS: Mapping[str, Callable[[], str]] = {
 }
 
 
-def rendered(page: str) -> str:
-    """Return a page with its generated blocks written anew."""
-    return _BLOCK.sub(lambda found: _block(found[1]), page)
-
-
-def _block(name: str) -> str:
-    return f"<!-- generated: {name} -->\n\n{BLOCKS[name]()}\n\n<!-- end -->"
+rendered = partial(pages.rendered, BLOCKS)
 
 
 if __name__ == "__main__":
-    for path in map(Path, sys.argv[1:]):
-        path.write_text(rendered(path.read_text()))
+    pages.write(BLOCKS, sys.argv[1:])
