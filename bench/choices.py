@@ -23,7 +23,6 @@ from agent.cli.here import device_here
 from agent.control.contest import Outcome
 from agent.control.objections import PlanLimits
 from agent.control.plan import Plan, plan
-from agent.control.profiles import recognise
 from agent.device.profiles import load
 from agent.documents.choice import Way
 from agent.documents.settings import Settings
@@ -48,8 +47,7 @@ def main() -> int:
     parser.add_argument("--budget", type=float, default=5.0)
     asked = parser.parse_args()
     device = device_here(Settings())
-    profiles = load()
-    recognised = recognise(profiles.every, device, profiles.own)
+    recognised = load().recognise(device)
     print(f"profile {recognised.name}, {device.cpu.usable:g} processors\n")
     print("| model | ways | chosen | median | gain | again | out or left out |")
     print("|---|---:|---|---:|---:|---:|---|")

@@ -9,15 +9,15 @@ from dataclasses import dataclass
 
 from agent.author.folder import OpenedPack
 from agent.author.trials import MEMORY_MB
-from agent.control.choice import BLOCK_MS, BLOCKS_A_ROUND, Round
+from agent.control.choice import Round
 from agent.control.contest import Contest, Outcome, Proven, Rules
 from agent.documents.choice import Way
 from agent.errors import AgentError
+from agent.links.rounds import ROUND, ROUND_DEADLINE_S, proven
 from agent.links.worker import BlockingWorker
-from agent.wire.worker import Load, Measure, Probed
+from agent.wire.worker import Load, Probed
 
-PROBE_DEADLINE_S, ROUND_DEADLINE_S = 60.0, 60.0
-ROUND = Measure(blocks=BLOCKS_A_ROUND, block_ms=BLOCK_MS)
+PROBE_DEADLINE_S = 60.0
 
 # Told what happens: a way, and whether it is being proven or measured.
 OnStep = Callable[[Way, str], None]
@@ -63,13 +63,7 @@ class _Runner:
 
     @property
     def proven(self) -> Proven:
-        probed = self.probed
-        return Proven(
-            probed.ready.placement,
-            probed.first_ms,
-            probed.peak_memory_bytes,
-            probed.max_deviation,
-        )
+        return proven(self.probed)
 
     async def measure(self) -> Round:
         self.on_step(self.way, "measuring")

@@ -20,7 +20,7 @@ from agent.cli.here import device_here, settings_here
 from agent.control.contest import Outcome
 from agent.control.objections import PlanLimits
 from agent.control.plan import Plan, plan
-from agent.control.profiles import Recognised, recognise
+from agent.control.profiles import Recognised
 from agent.device.profiles import load
 from agent.documents.choice import Tried, Way
 from agent.documents.deployment import Pin
@@ -65,8 +65,7 @@ def bench(
     opened = open_pack(directory)
     require_whole(opened)
     device = device_here(settings_here(config))
-    profiles = load()
-    recognised = recognise(profiles.every, device, profiles.own)
+    recognised = load().recognise(device)
     pin = Pin(variant, runtime, provider, threads)
     planned = plan(opened.manifest, device, recognised, PlanLimits(variants=16), pin)
     outcome = _hold(opened, planned, device, recognised, budget, quiet=as_json)
@@ -74,7 +73,7 @@ def bench(
         print(msgspec.json.encode(_document(opened, recognised, planned, outcome)).decode())
     else:
         _show(opened, planned, outcome)
-    return exits.DONE if outcome is not None and outcome.passed else exits.WILL_NOT_RUN
+    return exits.DONE if outcome.passed else exits.WILL_NOT_RUN
 
 
 def _hold(
@@ -85,9 +84,7 @@ def _hold(
     budget_s: float | None,
     *,
     quiet: bool,
-) -> Outcome | None:
-    if not planned.runs:
-        return None
+) -> Outcome:
     console = Console(stderr=True)
     ways = [candidate.way for candidate in planned.candidates]
     with console.status("") as status:
@@ -106,34 +103,33 @@ def _hold(
 
 
 def _document(
-    opened: OpenedPack, recognised: Recognised, planned: Plan, outcome: Outcome | None
+    opened: OpenedPack, recognised: Recognised, planned: Plan, outcome: Outcome
 ) -> dict[str, Any]:
-    passed = outcome is not None and bool(outcome.passed)
     return {
         "schema": 1,
         "pack": opened.pack,
         "name": opened.manifest.name,
         "version": opened.manifest.version,
         "profile": recognised.name,
-        "chosen": outcome.passed[0].way if outcome is not None and passed else None,
-        "because": outcome.because if outcome is not None and passed else "",
-        "tried": outcome.tried if outcome is not None else (),
+        "chosen": outcome.passed[0].way if outcome.passed else None,
+        "because": outcome.because,
+        "tried": outcome.tried,
         "left_out": planned.refused,
     }
 
 
-def _show(opened: OpenedPack, planned: Plan, outcome: Outcome | None) -> None:
+def _show(opened: OpenedPack, planned: Plan, outcome: Outcome) -> None:
     console = Console(highlight=False, width=None if sys.stdout.isatty() else 140)
     console.print(f"{escape(opened.manifest.name)} {escape(opened.manifest.version)}")
-    if outcome is not None:
+    if outcome.tried:
         table = Table(box=None, pad_edge=False, header_style="bold")
         for column in ("way", "median", "best", "p95", "CPU", "first", "memory", ""):
             table.add_column(column, justify="left" if column in ("way", "") else "right")
         for place, tried in enumerate(outcome.tried):
             table.add_row(*_row(tried, chosen=place == 0 and bool(outcome.passed)))
         console.print(table)
-        if outcome.passed:
-            console.print(f"chosen: {escape(str(outcome.passed[0].way))}: {outcome.because}")
+    if outcome.passed:
+        console.print(f"chosen: {escape(str(outcome.passed[0].way))}: {outcome.because}")
     for reason in planned.refused:
         console.print(f"left out: {escape(reason)}")
 

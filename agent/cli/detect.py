@@ -20,7 +20,7 @@ from rich.table import Table
 from agent.cli import exits, options
 from agent.cli.commands import HELP_SETTINGS
 from agent.cli.here import settings_here
-from agent.control.profiles import Recognised, recognise
+from agent.control.profiles import Recognised
 from agent.device import identifiers, profiles
 from agent.device.detect import detect as look
 from agent.device.machine import from_here
@@ -76,7 +76,7 @@ def detect(as_json: bool, record: Path | None, root: Path | None, config: Path |
     tree = Tree(opened.source)
     device = look(tree, opened.machine, opened.runtimes)
     known = profiles.load()
-    found = _Found(device, recognise(known.every, device, known.own), known)
+    found = _Found(device, known.recognise(device), known)
     if record is not None:
         # Identifiers are looked for with a reader of their own: what it reads is not recorded.
         own = identifiers.of_machine(Tree(opened.source))

@@ -21,7 +21,7 @@ from agent.cli.here import device_here, settings_here
 from agent.control.objections import PlanLimits
 from agent.control.plan import Plan, VariantPlan
 from agent.control.plan import plan as make_plan
-from agent.control.profiles import Recognised, recognise, typical_of
+from agent.control.profiles import Recognised, typical_of
 from agent.device.profiles import OWN, Profiles, load
 from agent.documents.codec import decode
 from agent.documents.device import MAX_DEVICE_BYTES, Device, RuntimeFacts
@@ -107,7 +107,7 @@ def plan(
         digest,
         manifest,
         device,
-        recognise(profiles.every, device, profiles.own),
+        profiles.recognise(device),
         profiles.troubles,
         bool(names),
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from statistics import median
 
 ENOUGH_BLOCKS = 15
 BLOCKS_A_ROUND = 5
@@ -120,13 +121,13 @@ def figures(trial: Trial) -> Figures:
     kept = _meaningful(trial.rounds)
     ms = [each for measured in kept for each in measured.ms]
     third = len(ms) // 3
-    limited = third > 0 and _median(ms[-third:]) > GOT_SLOWER * _median(ms[:third])
+    limited = third > 0 and median(ms[-third:]) > GOT_SLOWER * median(ms[:third])
     cpu = [measured.cpu_ms for measured in kept]
     return Figures(
-        median_ms=_median(ms[-third:] if limited else ms),
+        median_ms=median(ms[-third:] if limited else ms),
         best_ms=min(ms),
         p95_ms=sorted(ms)[min(len(ms) - 1, int(0.95 * len(ms)))],
-        cpu_ms=_median(cpu),
+        cpu_ms=median(cpu),
         limited_by_heat=limited,
     )
 
@@ -167,11 +168,3 @@ def _meaningful(rounds: Sequence[Round]) -> Sequence[Round]:
         if not measured.throttled and (measured.clock_hz or floor) >= floor
     ]
     return undisturbed or rounds
-
-
-def _median(values: Sequence[float]) -> float:
-    ordered = sorted(values)
-    middle = len(ordered) // 2
-    if len(ordered) % 2:
-        return ordered[middle]
-    return (ordered[middle - 1] + ordered[middle]) / 2

@@ -79,7 +79,9 @@ class Outcome:
 
     @property
     def because(self) -> str:
-        """Why the first of those that passed was chosen, in a sentence."""
+        """Why the first of those that passed was chosen, in a sentence; nothing: none passed."""
+        if not self.passed:
+            return ""
         best = self.passed[0]
         assert best.median_ms is not None
         if len(self.passed) == 1:

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from agent.control.choice import BLOCK_MS, BLOCKS_A_ROUND, Round
+from agent.control.choice import Round
 from agent.control.contest import Contest, Proven, Rules
 from agent.control.fingerprint import Ran, cache_key, fingerprint
 from agent.control.objections import PlanLimits
@@ -22,13 +22,10 @@ from agent.documents.deployment import Pin
 from agent.documents.manifest import Manifest
 from agent.documents.settings import LimitSettings
 from agent.errors import AgentError, ModelRejected
-from agent.wire.worker import Load, Measure
+from agent.links.rounds import ROUND, ROUND_DEADLINE_S, proven
+from agent.wire.worker import Load
 
 log = logging.getLogger(__name__)
-
-# One round of a candidate may take this long, however slow the model is.
-ROUND_DEADLINE_S = 60.0
-ROUND = Measure(blocks=BLOCKS_A_ROUND, block_ms=BLOCK_MS)
 
 
 class Chooser:
@@ -136,13 +133,7 @@ class ProbeRunner:
 
     @property
     def proven(self) -> Proven:
-        probed = self.probe.probed
-        return Proven(
-            probed.ready.placement,
-            probed.first_ms,
-            probed.peak_memory_bytes,
-            probed.max_deviation,
-        )
+        return proven(self.probe.probed)
 
     async def measure(self) -> Round:
         """Run the model for one round; see `agent.control.contest.Runner`."""

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from agent.control.profiles import Recognised, recognise
+from agent.control.profiles import Recognised
 from agent.device import profiles, sensors
 from agent.device.detect import detect
 from agent.device.machine import Machine, from_here
@@ -88,7 +88,7 @@ class Here:
             self._runtimes = self._probe()
             self._asked_at = self._clock()
         device = detect(Tree(Folder()), self._machine, self._runtimes)
-        return Known(device, recognise(self._profiles.every, device, self._profiles.own))
+        return Known(device, self._profiles.recognise(device))
 
     def conditions(self) -> Conditions:
         """How hot and how fast the device is at this moment."""

@@ -10,7 +10,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.control.profiles import Recognised, recognise
 from agent.documents.codec import convert
+from agent.documents.device import Device
 from agent.documents.profile import MAX_PROFILE_BYTES, Profile
 from agent.errors import DocumentError
 
@@ -38,6 +40,10 @@ class Profiles:
     every: tuple[Profile, ...]
     own: frozenset[str] = frozenset()
     troubles: tuple[str, ...] = ()
+
+    def recognise(self, device: Device) -> Recognised:
+        """What a device is, by these profiles."""
+        return recognise(self.every, device, self.own)
 
     def named(self, name: str) -> Profile | None:
         """The profile of this name, if there is one."""

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import statistics
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+
+import numpy as np
 
 from agent.documents import codec
 from agent.documents.manifest import SelfTestCase
@@ -101,7 +102,7 @@ def qualify(model: Model) -> tuple[Probed, Bench]:
     # Without a self-test the inputs are zeros, which the model may not be able to digest.
     with suppress(AgentError):
         first_s = bench.warm_up()
-        p50_ms = statistics.median(bench.measure(FIRST_LOOK, within_s=FIRST_LOOK_S).ms)
+        p50_ms = float(np.median(bench.measure(FIRST_LOOK, within_s=FIRST_LOOK_S).ms))
     probed = Probed(
         ready=model.ready,
         cases=len(model.manifest.selftest),
