@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 from collections import Counter
 from collections.abc import Generator
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from tests.brokers import LEFT_OUT, MOSQUITTO, LocalBroker, need
+from tests.delegate import double as doubles
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_MODELS = REPOSITORY.parent / "shared" / "models"
@@ -23,6 +25,15 @@ def shared_models() -> Path:
     if not (SHARED_MODELS / "index.json").is_file():
         pytest.skip("the folder of real models (../shared/models) is not on this machine")
     return SHARED_MODELS
+
+
+@pytest.fixture(scope="session")
+def loaded_double(tmp_path_factory: pytest.TempPathFactory) -> doubles.Double:
+    """The stand-in for libedgetpu, loaded into this process, which can have only one."""
+    double = doubles.build(tmp_path_factory.mktemp("double"))
+    # Once it is loaded the loader finds it by its name.
+    ctypes.CDLL(str(double.library))
+    return double
 
 
 def pytest_configure() -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +17,7 @@ from agent.documents.device import RuntimeFacts
 from agent.errors import BadInput, ModelRejected, RuntimeUnavailable
 from agent.runtimes import registry
 from agent.runtimes.api import Runtime, Session, Wanted
+from tests.delegate import models as compiled
 from tests.runtimes import models
 
 
@@ -26,7 +27,7 @@ class Kit(NamedTuple):
     name: str
     # The format of all of them.
     format: str
-    # y = relu(x), of this shape; -1: free.
+    # y = relu(x), of this shape; -1: free. Where every shape is fixed, none is.
     relu: Callable[[tuple[int, ...]], bytes]
     # a, b → sum, difference, all (1, 4).
     sum_and_difference: Callable[[], bytes]
@@ -38,6 +39,10 @@ class Kit(NamedTuple):
     needs: str = ""
     # How many threads a session has that only wait while another computes.
     waiting: int = 0
+    # A fixture that gives it a device.
+    device: str = ""
+    # Its models have no free dimensions, so what is promised of these is not promised of it.
+    fixed: bool = False
 
 
 def _onnx(name: str, **more: Any) -> Kit:
@@ -60,6 +65,15 @@ RUNTIMES = (
         models.sum_and_difference_tflite,
         lambda: models.custom_operator_tflite("Frobnicate"),
     ),
+    Kit(
+        "edgetpu",
+        "tflite",
+        lambda shape: compiled.compiled(shape, relu_after=True),
+        compiled.sum_and_difference,
+        lambda: compiled.unknown_operator("Frobnicate"),
+        device="loaded_double",
+        fixed=True,
+    ),
     _onnx("reference"),
     _onnx("openvino", needs="openvino", waiting=2),
     Kit(
@@ -71,6 +85,10 @@ RUNTIMES = (
         StepsRuntime,
     ),
 )
+# What is promised only by those whose models can leave a dimension free.
+of_free_dimensions = pytest.mark.parametrize(
+    "kit", [kit for kit in RUNTIMES if not kit.fixed], ids=lambda kit: kit.name, indirect=True
+)
 ROW = np.array([[-1.0, 2.0, -3.0, 4.0]], np.float32)
 
 
@@ -81,10 +99,23 @@ def kit(request: pytest.FixtureRequest) -> Kit:
 
 
 @pytest.fixture
-def runtime(kit: Kit) -> Runtime:
+def runtime(kit: Kit, request: pytest.FixtureRequest) -> Runtime:
     if kit.needs:
         pytest.importorskip(kit.needs, reason=f"{kit.needs} is not installed")
+    if kit.device:
+        request.getfixturevalue(kit.device).plug()
     return kit.make() if kit.make else registry.find(kit.name)
+
+
+OPEN: list[Session] = []
+
+
+@pytest.fixture(autouse=True)
+def free_devices() -> Iterator[None]:
+    """Others of this process may want the device."""
+    yield
+    while OPEN:
+        OPEN.pop().close()
 
 
 def load(
@@ -92,7 +123,14 @@ def load(
 ) -> Session:
     path = folder / "model"
     path.write_bytes(data)
-    return runtime.load(path, wanted or Wanted(), outputs=outputs)
+    session = runtime.load(path, wanted or Wanted(), outputs=outputs)
+    OPEN.append(session)
+    return session
+
+
+def rows(kit: Kit, count: int) -> int:
+    """How many rows a model is made for: any, or where that cannot be, these."""
+    return count if kit.fixed else -1
 
 
 def thread_count() -> int:
@@ -222,6 +260,7 @@ def test_no_output_shares_memory_with_an_input_or_another_output(
     assert all(array.flags.writeable for array in (*outputs, *again))
 
 
+@of_free_dimensions
 def test_each_run_chooses_its_free_dimensions(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:
     session = load(runtime, tmp_path, kit.relu((-1, 4)))
     assert session.inputs[0].shape == (-1, 4)
@@ -274,7 +313,7 @@ def test_what_does_not_fit_is_bad_input_and_the_next_run_works(
 def test_a_shape_that_fails_does_not_spoil_the_next(
     kit: Kit, runtime: Runtime, tmp_path: Path
 ) -> None:
-    session = load(runtime, tmp_path, kit.relu((-1, 4)))
+    session = load(runtime, tmp_path, kit.relu((rows(kit, 1), 4)))
     session.run({"x": ROW})
     for shape in ((2, 5), (4,), (1, 1, 4)):
         with pytest.raises(BadInput):
@@ -333,8 +372,8 @@ def test_a_missing_file_is_rejected(runtime: Runtime, tmp_path: Path) -> None:
 def test_a_reset_changes_nothing_for_a_model_without_state(
     kit: Kit, runtime: Runtime, tmp_path: Path
 ) -> None:
-    session = load(runtime, tmp_path, kit.relu((-1, 4)))
-    session.run({"x": np.repeat(ROW, 2, axis=0)})
+    session = load(runtime, tmp_path, kit.relu((rows(kit, 1), 4)))
+    session.run({"x": ROW + 1 if kit.fixed else np.repeat(ROW, 2, axis=0)})
     session.reset()
     np.testing.assert_array_equal(session.run({"x": ROW})["y"], [[0, 2, 0, 4]])
 

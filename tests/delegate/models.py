@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
 from tests.formats.building import operator_code, tflite_bytes, tflite_model, tflite_tensor
+from tests.runtimes.models import sum_and_difference_model
 
 OPERATOR = "edgetpu-custom-op"
 
 
-def compiled(*, relu_after: bool = False) -> bytes:
+def compiled(shape: Sequence[int] = (1, 4), *, relu_after: bool = False) -> bytes:
     """y = x, one operator of the Edge TPU; with a Relu behind it that the CPU computes."""
     codes = [operator_code(schema.BuiltinOperator.CUSTOM, custom=OPERATOR)]
-    tensors = [tflite_tensor(name) for name in ("x", "y")]
+    tensors = [tflite_tensor(name, shape) for name in ("x", "y")]
     if relu_after:
-        tensors.insert(1, tflite_tensor("between"))
+        tensors.insert(1, tflite_tensor("between", shape))
         codes.append(operator_code(schema.BuiltinOperator.RELU))
     model = tflite_model(tensors, codes)
     first, last = model.subgraphs[0].operators[0], model.subgraphs[0].operators[-1]
@@ -24,6 +28,31 @@ def compiled(*, relu_after: bool = False) -> bytes:
     if relu_after:
         first.outputs, last.inputs, last.outputs = [1], [1], [2]
     return tflite_bytes(model)
+
+
+def sum_and_difference() -> bytes:
+    """sum = a + b, difference = a - b, of an a that goes through the Edge TPU."""
+    return tflite_bytes(_behind(sum_and_difference_model()))
+
+
+def unknown_operator(name: str) -> bytes:
+    """One operator of the Edge TPU, and behind it one that its runtime does not have."""
+    code = operator_code(schema.BuiltinOperator.CUSTOM, custom=name)
+    return tflite_bytes(_behind(tflite_model(codes=[code])))
+
+
+def _behind(model: Any) -> Any:
+    """Have the first input go through the Edge TPU."""
+    graph, place = model.subgraphs[0], len(model.subgraphs[0].tensors)
+    graph.tensors.append(tflite_tensor("through"))
+    for operator in graph.operators:
+        operator.inputs = [place if tensor == 0 else tensor for tensor in operator.inputs]
+    first = schema.OperatorT()
+    first.opcodeIndex, first.inputs, first.outputs = len(model.operatorCodes), [0], [place]
+    first.customOptions = list(_options())
+    graph.operators.insert(0, first)
+    model.operatorCodes.append(operator_code(schema.BuiltinOperator.CUSTOM, custom=OPERATOR))
+    return model
 
 
 def plain() -> bytes:

@@ -68,8 +68,8 @@ def sum_and_difference_onnx() -> bytes:
     return onnx_bytes(nodes, names, {"sum": float_of, "difference": float_of})
 
 
-def sum_and_difference_tflite() -> bytes:
-    """sum = a + b, difference = a - b."""
+def sum_and_difference_model() -> Any:
+    """A ModelT of sum = a + b, difference = a - b."""
     tensors = [tflite_tensor(name) for name in ("a", "b", "sum", "difference")]
     codes = (schema.BuiltinOperator.ADD, schema.BuiltinOperator.SUB)
     model = tflite_model(tensors, [operator_code(code) for code in codes])
@@ -81,7 +81,12 @@ def sum_and_difference_tflite() -> bytes:
         operator.inputs, operator.outputs = [0, 1], [2 + place]
         operator.builtinOptionsType, operator.builtinOptions = options[place]
     model.subgraphs[0].inputs, model.subgraphs[0].outputs = [0, 1], [2, 3]
-    return tflite_bytes(model)
+    return model
+
+
+def sum_and_difference_tflite() -> bytes:
+    """sum = a + b, difference = a - b."""
+    return tflite_bytes(sum_and_difference_model())
 
 
 def custom_operator_tflite(name: str) -> bytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import subprocess
 import sys
@@ -33,18 +32,10 @@ print(session.run({"x": np.ones((1, 4), np.float32)})["y"].tolist(), flush=True)
 """
 
 
-@pytest.fixture(scope="module")
-def built(tmp_path_factory: pytest.TempPathFactory) -> Double:
-    double = doubles.build(tmp_path_factory.mktemp("double"))
-    # Once it is loaded the loader finds it by its name.
-    ctypes.CDLL(str(double.library))
-    return double
-
-
 @pytest.fixture
-def double(built: Double) -> Double:
-    built.plug()
-    return built
+def double(loaded_double: Double) -> Double:
+    loaded_double.plug()
+    return loaded_double
 
 
 @pytest.fixture
