@@ -12,7 +12,8 @@ AgentError
 │   └── SourceRefused      the source says no; asking again will not help
 ├── LinkError
 │   ├── LinkRefused        the peer answered and refused us
-│   └── LinkUnreachable    no answer
+│   ├── LinkUnreachable    no answer
+│   └── QueueFull          as much as a link holds waits already
 ├── ModelError
 │   ├── ModelRejected      the file or the runtime says this model cannot run here
 │   ├── SelfTestFailed     it runs, but not with the answers it promised
@@ -112,6 +113,10 @@ class LinkRefused(LinkError):
 
 class LinkUnreachable(LinkError):
     code = "link_unreachable"
+
+
+class QueueFull(LinkError):
+    code = "queue_full"
 
 
 class ModelError(AgentError):

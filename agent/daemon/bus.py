@@ -9,9 +9,8 @@ from contextlib import suppress
 from typing import Any, NamedTuple, Protocol, cast
 
 from agent.daemon.lane import Done, Handed, Inbound, Lane, Pending
-from agent.errors import LinkError
+from agent.errors import LinkError, QueueFull
 from agent.links.mqtt import LinkState
-from agent.wire.mqtt.errors import QueueFull
 from agent.wire.mqtt.events import Subscribed
 from agent.wire.mqtt.packets import Message, Oversized
 from agent.wire.mqtt.properties import Properties

@@ -17,11 +17,10 @@ import msgspec
 
 from agent.clouds.dialect import Dialect, Publication
 from agent.documents.telemetry import Stamp
-from agent.errors import AgentError, LinkError, StoreError
+from agent.errors import AgentError, LinkError, QueueFull, StoreError
 from agent.links.mqtt import MqttLink
 from agent.store.messages import Entry, Kind
 from agent.store.spool import Pending, Spool
-from agent.wire.mqtt.errors import QueueFull
 
 log = logging.getLogger(__name__)
 

@@ -35,9 +35,8 @@ from agent.documents.telemetry import (
     Stamp,
     Telemetry,
 )
-from agent.errors import AgentError, LinkError
+from agent.errors import AgentError, LinkError, QueueFull
 from agent.links.mqtt import LinkState, MqttLink
-from agent.wire.mqtt.errors import QueueFull
 
 # Progress changes many times a second; a console needs it once.
 REPORT_EVERY_S = 0.5

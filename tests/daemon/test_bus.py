@@ -14,9 +14,9 @@ from agent.daemon.held import HELD_UNKNOWN
 from agent.daemon.lane import DeadLetter, Effects, Lane
 from agent.daemon.meters import SlotMeters
 from agent.documents.deployment import Input, Output, Slot
+from agent.errors import QueueFull
 from agent.links.mqtt import LinkState
 from agent.wire import frames
-from agent.wire.mqtt.errors import QueueFull
 from agent.wire.mqtt.events import FilterResult, Subscribed
 from agent.wire.mqtt.options import Granted
 from agent.wire.mqtt.packets import Oversized

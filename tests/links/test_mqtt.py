@@ -12,9 +12,8 @@ from typing import Any
 
 import pytest
 
-from agent.errors import UsageError
+from agent.errors import QueueFull, UsageError
 from agent.links.mqtt import Backoff, LinkOptions, MqttLink, end_session
-from agent.wire.mqtt.errors import QueueFull
 from agent.wire.mqtt.options import ConnectOptions, Will
 from agent.wire.mqtt.properties import Properties
 from tests.brokers import LocalBroker, free_port, need

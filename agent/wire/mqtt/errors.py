@@ -39,9 +39,3 @@ class TooLarge(LinkError):
 
     code = "packet_too_large"
     retryable = False
-
-
-class QueueFull(LinkError):
-    """The bounded outgoing queue is full; try again when the broker has taken some."""
-
-    code = "queue_full"

@@ -8,7 +8,7 @@ from typing import Any
 
 import msgspec
 
-from agent.wire.mqtt.errors import QueueFull
+from agent.errors import QueueFull
 from agent.wire.mqtt.options import ConnectOptions
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from agent.errors import UsageError
-from agent.wire.mqtt.errors import QueueFull, TooLarge
+from agent.errors import QueueFull, UsageError
+from agent.wire.mqtt.errors import TooLarge
 from agent.wire.mqtt.events import Event, Published
 from agent.wire.mqtt.options import QOS_2, ConnectOptions, Granted
 from agent.wire.mqtt.outbox import Outbox, Outgoing

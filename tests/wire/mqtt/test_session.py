@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from agent.errors import ImpossibleEvent, UsageError
-from agent.wire.mqtt.errors import InvalidTopic, QueueFull, TooLarge, TopicTooLong
+from agent.errors import ImpossibleEvent, QueueFull, UsageError
+from agent.wire.mqtt.errors import InvalidTopic, TooLarge, TopicTooLong
 from agent.wire.mqtt.events import (
     Connected,
     Disconnected,
