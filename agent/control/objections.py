@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from agent.control import capabilities
+from agent.control import capabilities, tflite_releases
 from agent.control.versions import older
 from agent.control.wheels import obtainable
 from agent.documents.choice import CPU_PROVIDERS
@@ -20,6 +20,7 @@ MAX_CANDIDATES = 6
 _INTEGER_OPERATORS = ("QuantizeLinear", "DequantizeLinear", "QLinear", "QUANTIZE")
 _INTEGERS = frozenset({"INT8", "UINT8"})
 _MB = 1_000_000
+_DO_NEWER_TFLITE = "use ai-edge-litert where it has a wheel, or convert for an older runtime"
 
 
 @dataclass(frozen=True)
@@ -250,14 +251,23 @@ def _tflite_versions(question: Question) -> Reason | None:
             f"{capabilities.TFLITE_SCHEMA}",
             "convert the model again",
         )
-    # LiteRT counts its releases anew; it follows TensorFlow 2.17.
-    counts_alike = facts.package == "tflite-runtime"
-    if counts_alike and older(facts.version, needs.min_runtime_version):
+    lacking = tflite_releases.too_new(needs.operators, facts.package, facts.version)
+    if lacking is not None:
+        old_litert = lacking.since and facts.package == tflite_releases.AI_EDGE_LITERT
+        return Reason(
+            "operator_version",
+            f"{lacking}, and this device has {facts.package} {facts.version.partition('+')[0]}",
+            "update it, or convert for an older runtime" if old_litert else _DO_NEWER_TFLITE,
+        )
+    # The file's own word counts where more is not known. LiteRT counts its releases anew.
+    its_word = facts.package == tflite_releases.TFLITE_RUNTIME
+    its_word = its_word and not tflite_releases.knows_all(needs.operators)
+    if its_word and older(facts.version, needs.min_runtime_version):
         return Reason(
             "runtime_too_old",
             f"it asks for a TFLite runtime {needs.min_runtime_version} or newer, and here is "
             f"{facts.version}",
-            "use ai-edge-litert where it has a wheel, or convert for an older runtime",
+            _DO_NEWER_TFLITE,
         )
     return None
 

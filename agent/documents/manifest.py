@@ -133,7 +133,7 @@ class Needs(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         ir_version: Of an ONNX file.
         opsets: ONNX operator sets by domain.
-        operators: The operators used.
+        operators: The operators used; those of TFLite each with its version: `CONV_2D:3`.
         custom_operators: Those of them that no standard names.
         schema_version: Of a TFLite file.
         min_runtime_version: As a TFLite file states it.

@@ -46,6 +46,13 @@ def test_a_variant_says_what_it_needs_of_a_runtime() -> None:
     assert made.needs.operators == ("Relu", "ai.onnx.ml:ZipMap")
 
 
+def test_the_operators_of_a_tflite_file_are_named_with_their_versions() -> None:
+    needs = TfliteNeeds(3, {"CONV_2D": 8, "ADD": 2}, min_runtime_version="2.15.0")
+    made = variant(ModelDescription("tflite", (X,), (Y,), needs))
+    assert made.needs.operators == ("ADD:2", "CONV_2D:8")
+    assert made.needs.min_runtime_version == "2.15.0"
+
+
 def test_an_edgetpu_file_is_recognised() -> None:
     needs = TfliteNeeds(3, {}, ("edgetpu-custom-op",), edgetpu=True)
     described = ModelDescription("tflite", (X,), (Y,), needs, quantised=True)

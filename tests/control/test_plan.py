@@ -226,6 +226,29 @@ def test_a_runtime_that_says_nothing_of_opsets_is_judged_by_its_version(
             replace(LITERT, package="tflite-runtime", version="2.14.0"),
             "asks for a TFLite runtime 2.16.0 or newer, and here is 2.14.0",
         ),
+        (
+            Needs(operators=("CONV_2D:8", "RESHAPE:1")),
+            replace(LITERT, package="tflite-runtime", version="2.5.0"),
+            "operator CONV_2D version 8 needs LiteRT 1.0 or newer, and this device has "
+            "tflite-runtime 2.5.0 (use ai-edge-litert where it has a wheel",
+        ),
+        (
+            Needs(operators=("SOFTMAX:4",)),
+            replace(LITERT, version="1.2.0"),
+            "needs LiteRT 2.1.6 or newer, and this device has ai-edge-litert 1.2.0 (update it",
+        ),
+        (Needs(operators=("CONV_2D:8", "RESHAPE:1")), LITERT, ""),
+        # The table knows better than what the converter wrote.
+        (
+            Needs(operators=("CONV_2D:5",), min_runtime_version="2.16.0"),
+            replace(LITERT, package="tflite-runtime", version="2.14.0"),
+            "",
+        ),
+        (
+            Needs(operators=("CONV_2D:5", "BUILTIN_999:1"), min_runtime_version="2.16.0"),
+            replace(LITERT, package="tflite-runtime", version="2.14.0"),
+            "asks for a TFLite runtime 2.16.0",
+        ),
     ],
 )
 def test_what_a_tflite_model_needs_and_the_runtime_lacks_is_named(
@@ -234,6 +257,14 @@ def test_what_a_tflite_model_needs_and_the_runtime_lacks_is_named(
     found = planned(pack(variant("plain", "tflite", needs)), device(facts))
     assert found.runs is not bool(says)
     assert says in reason(found, "plain")
+
+
+def test_an_edge_tpu_s_interpreter_must_know_the_operators_that_stay_on_the_cpu() -> None:
+    needs = Needs(operators=("SOFTMAX:4",), custom_operators=("edgetpu-custom-op",), edgetpu=True)
+    old = replace(TPU, version="1.2.0+libedgetpu.5f3a")
+    here = device(old, accelerators=(Accelerator("edgetpu", "usb", ready=True),))
+    found = planned(pack(variant("tpu", "tflite", needs)), here)
+    assert "this device has ai-edge-litert 1.2.0 (" in reason(found, "tpu", "edgetpu", "EdgeTPU")
 
 
 def test_a_runtime_that_knows_few_operators_names_those_that_it_does_not() -> None:
