@@ -104,6 +104,36 @@ def reading(
     )
 
 
+@dataclass(frozen=True)
+class Caps:
+    """Caps on the clock that are settings, of a power mode or a governor, and no sign of heat.
+
+    Args:
+        settings: Those that have been there at every look since the first, or since the power mode
+            became another; None before the first.
+        power_mode: At the last look.
+    """
+
+    settings: frozenset[str] | None = None
+    power_mode: str = ""
+
+    def after(self, seen: Reading) -> Caps:
+        """Go on with what was read. A cap that was off once comes from the kernel when it comes
+        again."""
+        caps = frozenset(name for name in seen.slowed if _is_cap(name))
+        if self.settings is None or seen.power_mode != self.power_mode:
+            return Caps(caps, seen.power_mode)
+        return Caps(self.settings & caps, seen.power_mode)
+
+    def slowing(self, seen: Reading) -> frozenset[str]:
+        """What slows the processor down and is no setting: the one meaning of "throttled"."""
+        return seen.slowed - (self.settings or frozenset())
+
+    def impaired(self, seen: Reading) -> bool:
+        """Whether the processor is slower than it could be, so that times taken now say little."""
+        return bool(self.slowing(seen) or seen.undervoltage)
+
+
 def _values(sensors: Iterable[Sensor], kind: str) -> list[tuple[float, str]]:
     return [(s.value, s.name) for s in sensors if s.kind == kind and s.value is not None]
 
@@ -134,18 +164,11 @@ class Strain:
     """The conditions of a device, from one look to the next."""
 
     marks: Mapping[str, _Mark] = field(default_factory=dict)
-    # Caps on the clock that are settings, of a power mode or a governor, and no sign of heat.
-    settings: frozenset[str] | None = None
-    power_mode: str = ""
+    caps: Caps = field(default_factory=Caps)
 
     def after(self, seen: Reading, now: float, rules: Rules) -> Strain:
         """Go on with what was read."""
-        caps = frozenset(name for name in seen.slowed if _is_cap(name))
-        if self.settings is None or seen.power_mode != self.power_mode:
-            settings = caps
-        else:
-            # One that was off once comes from the kernel when it comes again.
-            settings = self.settings & caps
+        caps = self.caps.after(seen)
         warm_c = rules.hot_c - rules.warm_below_c
         pushes = {
             "warm": (_push(seen.hottest_c, warm_c, warm_c - rules.cooler_by_c), rules.enter_s),
@@ -153,7 +176,7 @@ class Strain:
                 _push(seen.hottest_c, rules.hot_c, rules.hot_c - rules.cooler_by_c),
                 rules.enter_s,
             ),
-            "throttled": (1 if seen.slowed - settings else -1, 0.0),
+            "throttled": (1 if caps.slowing(seen) else -1, 0.0),
             "undervoltage": (1 if seen.undervoltage else -1, 0.0),
             "pressed": (
                 _push(seen.pressure.get("memory"), rules.pressed_from, rules.pressed_until),
@@ -164,7 +187,7 @@ class Strain:
             name: self.marks.get(name, _Mark()).after(push, now, enter_s, rules.leave_s)
             for name, (push, enter_s) in pushes.items()
         }
-        return Strain(marks, settings, seen.power_mode)
+        return Strain(marks, caps)
 
     @property
     def conditions(self) -> frozenset[str]:

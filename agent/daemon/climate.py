@@ -25,7 +25,6 @@ from agent.control.heat import (
     Strain,
     easing,
     in_words,
-    reading,
     worst_of,
 )
 from agent.control.power import PowerRecord
@@ -41,7 +40,6 @@ log = logging.getLogger(__name__)
 SAVE_EVERY_S = 300.0
 MAX_RECORD_BYTES = 4096
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
-_CPUFREQ = "/sys/devices/system/cpu/cpufreq"
 
 
 @dataclass(frozen=True)
@@ -169,20 +167,9 @@ class Climate:
 
     def _look(self) -> Reading:
         # Imported here: a start has better things to do first.
-        from agent.device import sensors
-        from agent.device.firmware import throttle_word
-        from agent.device.jetson import power_mode
-        from agent.device.machine import Machine
+        from agent.device.condition import look
 
-        tree = Tree(self._source)
-        word = throttle_word() if self._outlook.source is None else None
-        found = sensors.probe(tree, Machine(throttled=word))
-        limits = [
-            tree.number(f"{_CPUFREQ}/{name}/cpuinfo_max_freq") or 0
-            for name in tree.names(_CPUFREQ, r"policy\d{1,4}", most=32)
-        ]
-        limit_hz = 1000.0 * max(limits, default=0)
-        return reading(found, speed_limit_hz=limit_hz or None, power_mode=power_mode(tree))
+        return look(self._outlook.source)
 
     def _rules(self) -> Rules:
         hot_c = self._hot_c() or self._record.hot_c

@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from agent.control.heat import Caps
 from agent.control.profiles import Recognised
-from agent.device import profiles, sensors
+from agent.device import profiles
+from agent.device.condition import look
 from agent.device.detect import detect
-from agent.device.machine import Machine, from_here
-from agent.device.tree import Folder, Tree
+from agent.device.machine import from_here
+from agent.device.tree import Folder, Source, Tree
 from agent.documents.device import Device, RuntimeFacts
 from agent.links.runtime_probe import probe_runtimes
 
@@ -47,6 +49,7 @@ class Here:
         own_profiles: The user's folder of profiles.
         probe: Asks all runtimes what they can do, each in a process of its own. Blocks.
         clock: Monotonic seconds.
+        source: The files that tell of heat; None: those of this machine.
     """
 
     def __init__(
@@ -56,12 +59,14 @@ class Here:
         own_profiles: Path = profiles.OWN,
         probe: Callable[[], tuple[RuntimeFacts, ...]] = probe_runtimes,
         clock: Callable[[], float] = time.monotonic,
+        source: Source | None = None,
     ) -> None:
         self._state_dir = state_dir
         self._own_profiles = own_profiles
         self._probe = probe
         self._clock = clock
-        self._machine: Machine | None = None
+        self._source = source
+        self._caps = Caps()
         self._profiles: profiles.Profiles | None = None
         self._runtimes: tuple[RuntimeFacts, ...] = ()
         self._asked_at: float | None = None
@@ -83,20 +88,14 @@ class Here:
             self._profiles = profiles.load(self._own_profiles)
             for trouble in self._profiles.troubles:
                 log.warning("profile left out: %s", trouble)
-        self._machine = from_here(self._state_dir)
         if self._asked_at is None or self._clock() - self._asked_at > RUNTIMES_HOLD_S:
             self._runtimes = self._probe()
             self._asked_at = self._clock()
-        device = detect(Tree(Folder()), self._machine, self._runtimes)
+        device = detect(Tree(Folder()), from_here(self._state_dir), self._runtimes)
         return Known(device, self._profiles.recognise(device))
 
     def conditions(self) -> Conditions:
         """How hot and how fast the device is at this moment."""
-        machine = self._machine or from_here(self._state_dir)
-        found = sensors.probe(Tree(Folder()), machine)
-        slowed = ("throttle", "undervoltage")
-        clocks = [each.value for each in found if each.kind == "clock" and each.value]
-        return Conditions(
-            throttled=any(each.kind in slowed and bool(each.value) for each in found),
-            clock_hz=max(clocks, default=None),
-        )
+        seen = look(self._source)
+        self._caps = self._caps.after(seen)
+        return Conditions(self._caps.impaired(seen), seen.speed_hz)
