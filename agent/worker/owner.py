@@ -18,6 +18,7 @@ import socket
 import stat
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
@@ -224,12 +225,24 @@ class _Client:
 
 
 class Owner:
-    """The loop: take requests, run one at a time, in turns."""
+    """The loop: take requests, run one at a time, in turns.
 
-    def __init__(self, runtime: ExclusiveRuntime, control: socket.socket, busy: mmap.mmap) -> None:
+    Args:
+        runtime, control, busy: As for `Birth`.
+        clock: What turns are counted by, in seconds.
+    """
+
+    def __init__(
+        self,
+        runtime: ExclusiveRuntime,
+        control: socket.socket,
+        busy: mmap.mmap,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._runtime = runtime
         self._control = control
         self._busy = busy
+        self._clock = clock
         self._libraries_bytes = _private_bytes()
         self._turns = Turns()
         self._clients: dict[int, _Client] = {}
@@ -241,7 +254,7 @@ class Owner:
         """Serve until the template has ended."""
         while True:
             waiting = [c.number for c in self._clients.values() if c.request is not None]
-            wait_s = self._turns.wait_s(waiting, time.monotonic())
+            wait_s = self._turns.wait_s(waiting, self._clock())
             timeout = None if math.isinf(wait_s) else wait_s
             for descriptor in select.select(self._watched, (), (), timeout)[0]:
                 client = self._by_descriptor.get(descriptor)
@@ -250,7 +263,7 @@ class Owner:
                 elif not self._greet():
                     return
             waiting = [c.number for c in self._clients.values() if c.request is not None]
-            chosen = self._turns.next(waiting, time.monotonic())
+            chosen = self._turns.next(waiting, self._clock())
             if chosen is not None:
                 self._take_turn(self._clients[chosen])
 
@@ -276,7 +289,7 @@ class Owner:
             # It sends nothing more before it is answered.
             self._watched.discard(client.stream.fileno())
             if client.request[0] == LOAD:
-                self._turns.join(client.number, _share(client.request[2]), time.monotonic())
+                self._turns.join(client.number, _share(client.request[2]), self._clock())
             self._turns.ask(client.number)
 
     def _part(self, client: _Client) -> None:
@@ -288,7 +301,7 @@ class Owner:
     def _take_turn(self, client: _Client) -> None:
         assert client.request is not None
         kind, model, body = client.request
-        started = time.monotonic()
+        started = self._clock()
         self._busy[:_NUMBER_BYTES] = client.number.to_bytes(_NUMBER_BYTES, "little")
         try:
             answered, parts = self._do(client, kind, model, body)
@@ -299,7 +312,7 @@ class Owner:
         except AgentError as error:
             answered, parts = FAILED, [_words(error)]
         self._busy[:_NUMBER_BYTES] = bytes(_NUMBER_BYTES)
-        now = time.monotonic()
+        now = self._clock()
         self._turns.took(client.number, now - started, now)
         client.request = None
         self._answer(client, HEAD.pack(answered, model, sum(map(len, parts))), parts)
