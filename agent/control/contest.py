@@ -23,6 +23,8 @@ class Proven:
     first_ms: float
     peak_memory_bytes: int
     max_deviation: float
+    # Of the self-test's messages the one that takes longest, from payload to answer.
+    message_ms: float | None = None
 
 
 class Runner(Protocol):
@@ -219,6 +221,7 @@ class Contest:
             p95_ms=round(found.p95_ms, 4),
             cpu_ms=round(found.cpu_ms, 4),
             first_ms=round(trial.first_ms, 4),
+            message_ms=proven.message_ms,
             peak_memory_bytes=trial.peak_memory_bytes,
             max_deviation=proven.max_deviation,
             placement=proven.placement,

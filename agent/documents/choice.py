@@ -13,7 +13,7 @@ from agent.documents.report import Placement
 LAST_RESORT = frozenset(("reference",))
 # What runtimes call their own kernels for the CPU.
 CPU_PROVIDERS = frozenset(
-    ("", "CPU", "XNNPACK", "CPUExecutionProvider", "XnnpackExecutionProvider")
+    ("", "CPU", "NumPy", "XNNPACK", "CPUExecutionProvider", "XnnpackExecutionProvider")
 )
 
 
@@ -61,6 +61,8 @@ class Tried(msgspec.Struct, frozen=True, omit_defaults=True):
         p95_ms: Of 100 calls, 95 take no longer.
         cpu_ms: CPU time over all threads.
         first_ms: The very first call.
+        message_ms: Of the self-test's messages the one that takes longest, once warm, from payload
+            to answer.
         peak_memory_bytes: Of its process.
         max_deviation: Farthest that an answer was from the self-test's.
         placement: Where its operators ran.
@@ -74,6 +76,7 @@ class Tried(msgspec.Struct, frozen=True, omit_defaults=True):
     p95_ms: float | None = None
     cpu_ms: float | None = None
     first_ms: float | None = None
+    message_ms: float | None = None
     peak_memory_bytes: Natural | None = None
     max_deviation: float | None = None
     placement: Placement | None = None

@@ -18,4 +18,5 @@ def proven(probed: Probed) -> Proven:
         probed.first_ms,
         probed.peak_memory_bytes,
         probed.max_deviation,
+        probed.message_ms,
     )

@@ -79,6 +79,9 @@ class Probed(msgspec.Struct, frozen=True, omit_defaults=True):
     p50_ms: float
     first_ms: float
     peak_memory_bytes: int
+    # Of the self-test's messages the one that takes longest, once warm, from payload to answer;
+    # None: there is no self-test.
+    message_ms: float | None = None
 
 
 class Measure(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -57,6 +57,8 @@ def test_a_good_candidate_is_measured(start: Start, tmp_path: Path) -> None:
     assert probed.cases == 2
     assert probed.max_deviation == pytest.approx(0.25)
     assert 0 < probed.p50_ms < 100
+    assert probed.message_ms is not None
+    assert 0 < probed.message_ms < 100
     assert 10e6 < probed.peak_memory_bytes < 512e6
     assert probed.ready.runtime == "onnx"
     assert probed.ready.isolation.layers["memory"] == "rlimit_data"
