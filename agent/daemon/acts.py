@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from agent.control import events as e
+from agent.control.hangs import patience
 from agent.control.heat import lighter
 from agent.control.rollouts import same_target
 from agent.control.state import DeviceState, SlotState, choice_for, targets_of
@@ -312,13 +313,16 @@ class Acts:
         choice = choice_for(self.state(), target)
         if choice is None:
             raise PackError(f"pack {target.pack} did not qualify on this device")
-        spare = None
-        if choice.runner_up is not None:
-            spare = self._plan_of(name, target, manifest, choice.runner_up)
-        plan = self._plan_of(name, target, manifest, choice.way, spare=spare)
+
+        def plan_of(way: Way) -> Plan:
+            plan = self._plan_of(name, target, manifest, way)
+            return replace(plan, patience=patience(manifest, choice.of(way)))
+
+        spare = plan_of(choice.runner_up) if choice.runner_up is not None else None
+        plan = replace(plan_of(choice.way), spare=spare)
         light = lighter(choice) if target.policy.action == "lighter_variant" else None
         if light is not None:
-            plan = replace(plan, lighter=self._plan_of(name, target, manifest, light))
+            plan = replace(plan, lighter=plan_of(light))
         best = choice.best
         if choice.way.accelerated and best is not None and best.p95_ms is not None:
             # One that hangs must not keep messages waiting for as long as a slow CPU might.
@@ -334,7 +338,6 @@ class Acts:
         way: Way,
         *,
         probe: bool = False,
-        spare: Plan | None = None,
     ) -> Plan:
         limits = self.settings.limits
         memory_mb = min(limits.worker_memory_mb, manifest.limits.memory_mb or 1 << 30)
@@ -354,7 +357,7 @@ class Acts:
             reply_to=target.output.reply_to,
             require_isolation=self.settings.isolation.require,
         )
-        return Plan(target, manifest, way, load, limits.probe_deadline_s, deadline_s, spare)
+        return Plan(target, manifest, way, load, limits.probe_deadline_s, deadline_s)
 
 
 def _filters(entry: SlotState) -> set[str]:

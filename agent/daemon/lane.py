@@ -520,6 +520,11 @@ class Lane:
         """Send nothing more to this worker; what is in flight it may still answer."""
         self.open = False
 
+    @property
+    def largest_in_flight_bytes(self) -> int:
+        """Of the largest payload that the worker has; not to be asked for each message."""
+        return max((len(one.message.payload) for one in self.in_flight.values()), default=0)
+
     def overdue(self, now: float, deadline_s: float) -> bool:
         """Whether the worker has been silent on one message for longer than it may."""
         return bool(self.in_flight) and now - self.last_progress > deadline_s

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 import msgspec
 
 from agent import errors
+from agent.control.hangs import DEADLINE_ONLY, Patience
 from agent.control.health import RECOVERED_AFTER, Health
 from agent.control.heat import Easing
 from agent.daemon.bus import Bus
 from agent.daemon.reconciler import failure_of
 from agent.daemon.supervisor import Supervisor
+from agent.daemon.watching import Watcher
 from agent.daemon.workers import Worker
 from agent.documents.choice import Way
 from agent.documents.deployment import Slot
@@ -29,6 +31,8 @@ log = logging.getLogger(__name__)
 DRAIN_S = 30.0
 # How long after an accelerator failed it is tried again; twice as long each time it fails anew.
 RETURN_FIRST_S, RETURN_LAST_S = 5.0, 600.0
+# At least between two looks at a worker.
+LOOK_AFTER_S = 0.001
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,8 @@ class Plan:
     # How to run it where this way fails, and where the slot's policy asks for less CPU time.
     spare: Plan | None = None
     lighter: Plan | None = None
+    # What tells before the deadline that a worker hangs.
+    patience: Patience = DEADLINE_ONLY
 
 
 @dataclass
@@ -99,7 +105,10 @@ class SlotServer:
         self._hooks = hooks
         self._loop = asyncio.get_running_loop()
         self._restart: asyncio.Task[None] | None = None
+        # The next look at a worker that owes an answer.
         self._overdue: asyncio.TimerHandle | None = None
+        self._watcher: Watcher | None = None
+        self._first_look_s = 0.0
         self._answered_since_death = False
         # Whether its pack is known to keep dying, and how much it has answered since.
         self.looping = False
@@ -218,6 +227,9 @@ class SlotServer:
             # Of the way before this one, which may have had much more time.
             self._overdue.cancel()
             self._overdue = None
+        if self.running is not None:
+            self._watcher = Watcher(worker, self.running.patience)
+            self._first_look_s = self._watcher.first_look_s(self.running.message_deadline_s)
         worker.on_results = self._results
         worker.on_gone = self._gone
         if worker.gone.done():
@@ -236,8 +248,8 @@ class SlotServer:
         if self.worker is None:
             return
         self.worker.send(data)
-        if self._overdue is None and self.running is not None:
-            self._overdue = self._loop.call_later(self.running.message_deadline_s, self._check)
+        if self._overdue is None:
+            self._overdue = self._loop.call_later(self._first_look_s, self._check)
 
     def _flush_soon(self) -> None:
         if not self._flush_due:
@@ -496,16 +508,20 @@ class SlotServer:
             delay = max(0.1, self.health.restart_after_s())
 
     def _check(self) -> None:
-        """End a worker that has been silent on one message for longer than it may."""
+        """End a worker that hangs, or has been silent on one message for longer than it may."""
         self._overdue = None
-        if self.running is None or not self.lane.in_flight:
+        lane, plan, watcher = self.lane, self.running, self._watcher
+        if plan is None or watcher is None or not lane.in_flight:
             return
-        now, deadline = self._loop.time(), self.running.message_deadline_s
-        if self.lane.overdue(now, deadline):
-            self._replace_worker(errors.WorkerTimedOut(f"no answer within {deadline:g} s"))
+        now, since, deadline_s = self._loop.time(), lane.last_progress, plan.message_deadline_s
+        why = watcher.look(now, since, lane.largest_in_flight_bytes)
+        if lane.overdue(now, deadline_s):
+            why = f"no answer within {deadline_s:g} s"
+        if why:
+            self._replace_worker(errors.WorkerTimedOut(why))
             return
-        left = self.lane.last_progress + deadline - now
-        self._overdue = self._loop.call_later(max(0.01, left + 0.01), self._check)
+        due_in_s = watcher.next_look_at(since, deadline_s) - now
+        self._overdue = self._loop.call_later(max(LOOK_AFTER_S, due_in_s), self._check)
 
     def _pack(self) -> str:
         return self.plan.spec.pack if self.plan is not None else ""

@@ -75,6 +75,11 @@ class Worker(asyncio.BufferedProtocol):
 
     # -- conversation -------------------------------------------------------------------------
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether its stream has ended on neither side."""
+        return self._transport is not None and not self._transport.is_closing()
+
     def send(self, data: bytes) -> None:
         if self._transport is not None:
             self._transport.write(data)
