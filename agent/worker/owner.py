@@ -3,17 +3,17 @@ on it in turns.
 
 It is forked from the same template as the workers, and before the first of them. Each worker has a
 stream to it. It sees tensors and models, never a message or a pack; a run that does not end is
-ended, with this process, when its worker is given up.
+ended, with this process, when its worker is given up, and soon in any case.
 """
 
 from __future__ import annotations
 
-import contextlib
 import math
 import mmap
 import os
 import resource
 import select
+import signal
 import socket
 import stat
 import sys
@@ -53,6 +53,9 @@ MAX_MODEL_BYTES = 256 * 1024 * 1024
 MAX_SESSIONS = 64
 # How long a worker may leave its answer unread.
 SEND_S = 1.0
+# How long a load or a run may keep the device from the others. A USB stick takes some three seconds
+# to be opened for the first time.
+LONGEST_TURN_S = 6.0
 # Beyond what the libraries take; each model adds what its worker may take.
 OWN_MEMORY_MB = 64
 _NUMBER_BYTES = 8
@@ -71,11 +74,18 @@ class OwnerProcess:
         self._busy = busy
 
     def link(self, number: int) -> int:
-        """Return a descriptor for worker `number`; where the owner has ended it only says so."""
+        """Return a descriptor for worker `number`; -1: the owner has ended.
+
+        Where it hangs and takes no more streams, the descriptor only says that nobody is there.
+        """
         own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
         with own, theirs:
-            with contextlib.suppress(OSError):
+            try:
                 socket.send_fds(self._control, [b"%d" % number], [theirs.fileno()])
+            except BlockingIOError:
+                pass
+            except OSError:
+                return -1
             return own.detach()
 
     def works_for(self, number: int) -> bool:
@@ -303,6 +313,8 @@ class Owner:
         kind, model, body = client.request
         started = self._clock()
         self._busy[:_NUMBER_BYTES] = client.number.to_bytes(_NUMBER_BYTES, "little")
+        # A library that hangs hears of nothing else: the kernel ends this process then.
+        signal.setitimer(signal.ITIMER_REAL, LONGEST_TURN_S)
         try:
             answered, parts = self._do(client, kind, model, body)
         except MemoryError:
@@ -311,6 +323,7 @@ class Owner:
             answered, parts = FAILED, [_words(error)]
         except AgentError as error:
             answered, parts = FAILED, [_words(error)]
+        signal.setitimer(signal.ITIMER_REAL, 0.0)
         self._busy[:_NUMBER_BYTES] = bytes(_NUMBER_BYTES)
         now = self._clock()
         self._turns.took(client.number, now - started, now)

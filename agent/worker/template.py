@@ -145,18 +145,26 @@ class Template:
         """Return a worker's stream to the owner of the runtime's device; -1: it needs none."""
         if not getattr(self._runtime, "exclusive", False):
             return -1
-        if self._owner is None:
-            runtime = cast(ExclusiveRuntime, self._runtime)
-            busy, control, theirs = owner.prepare()
-            with theirs:
-                pid = self._fork_confined(
-                    lambda plan, line: owner.become(
-                        owner.Birth(runtime, theirs, busy, self._pid), plan, self._view, line
-                    )
-                )
-            self._owner = owner.OwnerProcess(pid, control, busy)
-            self._owners.add(pid)
+        if self._owner is not None:
+            link = self._owner.link(number)
+            if link >= 0:
+                return link
+            # It has let go of everything, and is dead in a moment; the worker needs the next one.
+            self._owner_ended(*os.waitpid(self._owner.pid, 0))
+        self._owner = self._fork_owner()
         return self._owner.link(number)
+
+    def _fork_owner(self) -> owner.OwnerProcess:
+        runtime = cast(ExclusiveRuntime, self._runtime)
+        busy, control, theirs = owner.prepare()
+        with theirs:
+            pid = self._fork_confined(
+                lambda plan, line: owner.become(
+                    owner.Birth(runtime, theirs, busy, self._pid), plan, self._view, line
+                )
+            )
+        self._owners.add(pid)
+        return owner.OwnerProcess(pid, control, busy)
 
     def _fork_confined(self, become: Callable[[Plan, int], NoReturn]) -> int:
         """Fork a process that confines itself, without the layers that turn out not to hold."""
@@ -272,7 +280,9 @@ class Template:
             self._owner.close()
             self._owner = None
         code = os.waitstatus_to_exitcode(status)
-        print(f"the process that held the device ended ({code})", file=sys.stderr, flush=True)
+        late = f": nothing may take longer than {owner.LONGEST_TURN_S:g} s on it"
+        why = late if code == -signal.SIGALRM else ""
+        print(f"the process that held the device ended ({code}){why}", file=sys.stderr, flush=True)
 
 
 def _make_process_namespace(plan: Plan) -> int:

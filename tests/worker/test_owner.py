@@ -26,6 +26,7 @@ from agent.links.template import TemplateProcess, start_template
 from agent.links.worker import BlockingWorker
 from agent.runtimes.api import Wanted
 from agent.wire.worker import Load
+from agent.worker.owner import LONGEST_TURN_S
 from agent.worker.shared import CLOSE, HEAD, LOAD, RUN, Ask, SharedRuntime, SharedSession
 from tests.delegate import double as doubles
 from tests.delegate import models
@@ -322,6 +323,20 @@ def test_a_run_that_never_ends_ends_with_its_worker(bench: Bench, mode: doubles.
                 "edgetpu", load, template=bench.template, load_deadline_s=0.3
             ) as late:
                 late.load()
+    with pytest.raises(AcceleratorFailed, match="has ended"):
+        answer(other)
+    bench.double.plug()
+    assert answer(bench.worker()) == [1.0, 2.0, 3.0, 4.0]
+
+
+def test_a_load_that_hangs_keeps_the_device_from_the_others_for_some_seconds_only(
+    bench: Bench,
+) -> None:
+    other, started = bench.worker(), time.monotonic()
+    bench.double.set("create hangs")
+    with pytest.raises(AcceleratorFailed, match="a run did not end"):
+        bench.worker(deadline_s=60.0)
+    assert LONGEST_TURN_S <= time.monotonic() - started < LONGEST_TURN_S + 3.0
     with pytest.raises(AcceleratorFailed, match="has ended"):
         answer(other)
     bench.double.plug()
