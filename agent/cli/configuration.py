@@ -7,16 +7,16 @@ import re
 import socket
 import sys
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 from msgspec.structs import replace
 
-from agent.documents.settings import Connection, Settings, prefix_of, settings_from
+from agent.documents.settings import Settings, bus_of, settings_from
 from agent.errors import DocumentError, UsageError
-from agent.wire import topics
+from agent.links import registry
+from agent.links.api import Problem
+from agent.links.mqtt_problems import connection_problems
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -25,19 +25,6 @@ else:
 
 DEFAULT_PATH = Path("/etc/edgeward/agent.toml")
 MAX_BYTES = 1024 * 1024
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Something that is wrong with a setting: where, what, and what would be right.
-
-    A `fatal` one keeps the agent from doing its work.
-    """
-
-    where: str
-    wrong: str
-    right: str
-    fatal: bool = True
 
 
 def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ) -> Settings:
@@ -52,7 +39,7 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
         DocumentError: It is no TOML, or a value does not fit.
     """
     raw, name = _read(path)
-    settings = settings_from(raw, environment, name=name)
+    settings = settings_from(raw, environment, name=name, kinds=registry.settings_of)
     return settings if settings.device_id else replace(settings, device_id=_host_name())
 
 
@@ -86,71 +73,20 @@ def _host_name() -> str:
 
 def problems(settings: Settings) -> Iterator[Problem]:
     """What is wrong with settings that are well formed: files, folders, and what fits together."""
-    yield from _connection("link", settings.link)
-    if settings.bus is not None:
-        yield from _connection("bus", settings.bus)
-    yield from _prefix(settings)
+    yield from registry.find(settings.link.kind).problems(settings)
+    try:
+        bus = bus_of(settings)
+    except UsageError as error:
+        yield Problem("bus", error.message, error.hint)
+    else:
+        if bus is not settings.link:
+            yield from connection_problems("bus", bus)
     yield from _folders(settings)
     if settings.trust.unsigned == "refuse":
         yield Problem(
             "trust.unsigned",
             "this version knows no signatures, so it will refuse every pack",
             '"allow"',
-            fatal=False,
-        )
-
-
-def _connection(name: str, connection: Connection) -> Iterator[Problem]:
-    parts = urlsplit(connection.url)
-    try:
-        _ = parts.port
-    except ValueError as error:
-        yield Problem(f"{name}.url", str(error), "a port from 1 to 65535, or none")
-    if "@" in parts.netloc:
-        yield Problem(
-            f"{name}.url",
-            "holds a user name or a password",
-            f"{name}.username and {name}.password_file",
-        )
-    for key in ("password_file", "ca", "cert", "key"):
-        yield from _file(f"{name}.{key}", getattr(connection, key))
-    if bool(connection.cert) != bool(connection.key):
-        missing = "key" if connection.cert else "cert"
-        yield Problem(f"{name}.{missing}", "is missing", "cert and key together, or neither")
-    if connection.password_file and not connection.username:
-        yield Problem(f"{name}.username", "is missing beside password_file", "a user name")
-    secure = parts.scheme in ("mqtts", "wss")
-    if not secure and (connection.ca or connection.cert):
-        yield Problem(f"{name}.url", "has certificates but no TLS", "mqtts:// or wss://")
-    local = parts.hostname in ("localhost", "::1") or str(parts.hostname).startswith("127.")
-    if not secure and connection.password_file and not local:
-        yield Problem(
-            f"{name}.url", "the password crosses the network in clear", "mqtts://", fatal=False
-        )
-
-
-def _file(where: str, name: str) -> Iterator[Problem]:
-    if name and not Path(name).is_file():
-        # systemd places credentials only while the service runs.
-        given_later = name.startswith("/run/credentials/")
-        wrong = f"there is no file {name}" + (" at this moment" if given_later else "")
-        yield Problem(where, wrong, "the path of an existing file", fatal=not given_later)
-    elif name and not os.access(name, os.R_OK):
-        yield Problem(where, f"this user may not read {name}", "a file that the agent may read")
-
-
-def _prefix(settings: Settings) -> Iterator[Problem]:
-    if not topics.is_name(prefix_of(settings)):
-        yield Problem(
-            "link.prefix",
-            f"{settings.link.prefix!r} is no topic one can publish to",
-            "levels without + and #, for instance edgeward/{device_id}/",
-        )
-    if "{device_id}" not in settings.link.prefix and settings.device_id not in settings.link.prefix:
-        yield Problem(
-            "link.prefix",
-            "does not name the device: two devices with this prefix disturb one another",
-            "edgeward/{device_id}/",
             fatal=False,
         )
 

@@ -10,6 +10,7 @@ from agent.cli import exits
 from agent.cli.configuration import DEFAULT_PATH, load_settings, problems
 from agent.documents.settings import Settings
 from agent.errors import DocumentError
+from agent.links import registry
 
 EXAMPLE = """\
 examples:
@@ -71,7 +72,8 @@ def check(path: Path | None) -> int:
 
 def _summary(settings: Settings) -> str:
     bus = settings.bus.url if settings.bus is not None else "the link"
+    link = registry.find(settings.link.kind).address(settings)
     return (
-        f"ok: device {settings.device_id}, link {settings.link.url}, sensors on {bus}, "
+        f"ok: device {settings.device_id}, link {link}, sensors on {bus}, "
         f"state in {settings.state_dir}"
     )

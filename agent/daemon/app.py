@@ -19,12 +19,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from agent import __version__
-from agent.clouds.dialect import Block, Command, Desired, Dialect
-from agent.clouds.plain_mqtt import PlainMqtt
 from agent.control import events as e
 from agent.control.state import DeviceState, choice_for, packs_needed
 from agent.daemon.acts import Acts
-from agent.daemon.bus import RECEIVE_MAXIMUM, Bus
+from agent.daemon.bus import Bus
 from agent.daemon.climate import Climate, Outlook
 from agent.daemon.commands import Commands, roll_back
 from agent.daemon.disk import Disk
@@ -42,16 +40,16 @@ from agent.daemon.warm import WarmTemplates, find_groups
 from agent.device import vitals
 from agent.documents import codec
 from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment, Slot
-from agent.documents.settings import Connection, Settings, prefix_of, shared_prefix_of
-from agent.errors import AgentError, DocumentError, LinkError, StoreCorrupt
-from agent.links.dialing import TlsFiles
+from agent.documents.settings import Settings, bus_of, shared_prefix_of
+from agent.errors import AgentError, DocumentError, StoreCorrupt
+from agent.links import registry
+from agent.links.api import Link, Owner, Standing
 from agent.links.local import socket_path
-from agent.links.mqtt import Backoff, LinkOptions, LinkState, MqttLink, end_session
+from agent.links.mqtt import Backoff, LinkOptions, MqttLink, end_session
+from agent.links.mqtt_options import options_for
 from agent.links.template import start_template
 from agent.store.files import Files
 from agent.store.lock import lock_state_dir
-from agent.wire.mqtt.options import ConnectOptions, Will
-from agent.wire.mqtt.packets import Message
 from agent.wire.topic_rules import check_topics
 
 if TYPE_CHECKING:
@@ -65,12 +63,10 @@ BUS_RETRY_S = 15.0
 STALL_LOOK_EVERY_S = 1.0
 # After a start whatever serves comes first: reading profiles and asking runtimes takes a second.
 LOOK_AT_CHOICES_AFTER_S, LOOK_AT_CHOICES_EVERY_S = 30.0, 3600.0
-SESSION_EXPIRY_S = 7 * 86_400
 # Together less than systemd's TimeoutStopSec.
 DRAIN_S = 8.0
 ENDING_S = 3.0
 PR_SET_DUMPABLE = 4
-VERSIONS: dict[str, Any] = {"auto": "auto", "5": 5, "3.1.1": 4}
 
 
 class Daemon:
@@ -93,36 +89,32 @@ class Daemon:
         self.disk = Disk(files, settings, self._boot)
         self.store = self.disk.packs
         self.disk.tidy()
-        self._prefix = prefix_of(settings)
-        self.dialect: Dialect = PlainMqtt(self._prefix)
         self.supervisor = supervisor
         self._chooser: Chooser | None = None
-        self._make_link()
+        self.link = self._make_link(files)
         self._make_control()
         self._make_commands()
         self._make_climate(outlook or Outlook(), files)
 
     # -- building -------------------------------------------------------------------------------
 
-    def _make_link(self) -> None:
-        options = self._options(self.settings.link, "link", will=self.dialect.offline())
-        self.link = MqttLink(
-            options,
-            on_messages=self._on_link_messages,
-            on_state=self._on_link_state,
-            on_oversized=lambda message: self.reporter.failed(
-                "message_too_large",
-                LinkError(
-                    f"a message of {message.size_bytes:,} bytes on {message.topic!r} was thrown "
-                    f"away: the agent takes packets up to {options.session.max_packet_size:,} bytes"
-                ),
+    def _make_link(self, files: Files) -> Link:
+        owner = Owner(
+            desired=self._desired,
+            command=lambda command: self.commands.obey(command),
+            block=lambda topic, payload: self.fetcher.on_message(topic, payload),
+            state=self._on_link_state,
+            thrown_away=lambda why: self.reporter.failed("message_too_large", why),
+            trouble=lambda why: self.reporter.in_trouble(
+                "link", failure_of(why) if why is not None else None
             ),
         )
-        self.link.subscribe(self.dialect.subscriptions())
+        return registry.find(self.settings.link.kind).make(self.settings, owner, files)
 
     def _bus_options(self, slot: str) -> LinkOptions:
-        connection = self.settings.bus or self.settings.link
-        options = self._options(connection, f"bus of {slot}", suffix=f"-bus-{slot}")
+        connection = bus_of(self.settings)
+        device, name = self.settings.device_id, f"bus of {slot}"
+        options = options_for(connection, device, name, suffix=f"-bus-{slot}")
         return dataclasses.replace(options, backoff=Backoff(cap_s=BUS_RETRY_S))
 
     def _bus(self, lane: Lane) -> Bus:
@@ -134,29 +126,6 @@ class Daemon:
             clock=asyncio.get_running_loop().time,
             spawn=partial(self._spawn, core=f"the bus of {lane.name}"),
             changed=lambda: self.reporter.changed(),
-        )
-
-    def _options(
-        self, connection: Connection, name: str, *, suffix: str = "", will: Any = None
-    ) -> LinkOptions:
-        client_id = connection.client_id or f"edgeward-{self.settings.device_id}"
-        return LinkOptions(
-            url=connection.url,
-            session=ConnectOptions(
-                client_id=client_id + suffix,
-                version=VERSIONS[connection.version],
-                username=connection.username or None,
-                keep_alive_s=connection.keep_alive_s,
-                session_expiry_s=SESSION_EXPIRY_S,
-                receive_maximum=RECEIVE_MAXIMUM,
-                will=Will(will.topic, will.payload, will.qos, will.retain) if will else None,
-            ),
-            password_file=Path(connection.password_file) if connection.password_file else None,
-            tls=TlsFiles(
-                ca=_path(connection.ca), cert=_path(connection.cert), key=_path(connection.key)
-            ),
-            proxy=connection.proxy or None,
-            name=name,
         )
 
     def _make_control(self) -> None:
@@ -173,9 +142,7 @@ class Daemon:
         self.fetcher = Fetcher(
             self.store,
             self.settings,
-            publish=lambda topic, payload: self.link.publish(topic, payload, qos=1),
-            subscribe=self.link.subscribe,
-            unsubscribe=self.link.unsubscribe,
+            blocks=self.link.blocks,
             roots=self._packs_needed,
             leaves_out=lambda pack, manifest: self.acts.leaves_out(pack, manifest),
         )
@@ -206,7 +173,6 @@ class Daemon:
         self.outbox = Outbox(
             self.disk.open_spool,
             self.link,
-            self.dialect,
             device=self.settings.device_id,
             boot=self._boot,
             now=lambda: (time.time(), time.monotonic()),
@@ -219,7 +185,6 @@ class Daemon:
         self.reporter = Reporter(
             self.settings,
             self.link,
-            self.dialect,
             self.outbox,
             state=lambda: self.reconciler.state,
             servers=self.acts.servers,
@@ -263,13 +228,7 @@ class Daemon:
             socket_path(self.settings),
             {"status": status, "rollback": partial(roll_back, self.reconciler)},
         )
-        self.commands = Commands(
-            self.local.answer,
-            self.link.publish,
-            self._spawn,
-            prefix=self._prefix,
-            reserved=shared_prefix_of(self.settings),
-        )
+        self.commands = Commands(self.local.answer, self.link.answer, self._spawn)
 
     def _packs_needed(self) -> set[str] | None:
         """The packs that must stay when room is made; None: nobody knows, so all of them."""
@@ -289,40 +248,9 @@ class Daemon:
 
     # -- messages -------------------------------------------------------------------------------
 
-    def _on_link_messages(self, messages: list[Message]) -> None:
-        for message in messages:
-            # What is not for the agent comes from a session of an earlier configuration.
-            saved = self._take_own(message)
-            if saved is None:
-                self.link.ack(message)
-            else:
-                # Saved, then acknowledged: a kill in between brings the document again.
-                saved.add_done_callback(partial(self._acknowledge_saved, message))
-
-    def _acknowledge_saved(self, message: Message, saved: asyncio.Future[None]) -> None:
-        if not saved.cancelled() and saved.exception() is None:
-            self.link.ack(message)
-
-    def _take_own(self, message: Message) -> asyncio.Future[None] | None:
-        """Do what a message to the agent means; a future where it must be saved first."""
-        meaning = self.dialect.receive(
-            message.topic,
-            message.payload,
-            message.response_topic,
-            message.correlation_data,
-            retain=message.retain,
-        )
-        if isinstance(meaning, Desired):
-            return self._desired(meaning.payload)
-        if isinstance(meaning, Block):
-            self.fetcher.on_message(meaning.topic, meaning.payload)
-        elif isinstance(meaning, Command):
-            self.commands.obey(meaning)
-        return None
-
     def _desired(self, payload: bytes) -> asyncio.Future[None] | None:
         if not payload:
-            return None  # the retained document was removed: not the same as "no slots"
+            return None  # the document was taken away: not the same as "no slots"
         digest = f"sha256:{hashlib.sha256(payload).hexdigest()}"
         try:
             decoded = codec.decode(
@@ -338,15 +266,13 @@ class Daemon:
         arrived = e.DesiredArrived(decoded.value, digest, decoded.unknown_fields)
         return self.reconciler.settle(arrived)
 
-    def _on_link_state(self, state: LinkState) -> None:
+    def _on_link_state(self, state: Standing) -> None:
         connected = state.phase == "connected"
         self.fetcher.on_link(connected)
         self.outbox.connected(connected)
         self._notifier.status(f"link {state.phase}: {state.last_error or 'ok'}")
         if connected:
             self.reporter.connects += 1
-            online = self.dialect.online()
-            self.link.publish(online.topic, online.payload, qos=online.qos, retain=online.retain)
             self.reporter.publish(again=True)
 
     # -- life -----------------------------------------------------------------------------------
@@ -445,9 +371,6 @@ class Daemon:
         await _within(_together(*(server.stop(for_good=False) for server in servers)), DRAIN_S)
         self.reporter.close()
         self.outbox.hold()
-        offline = self.dialect.offline()
-        with suppress(AgentError):
-            self.link.publish(offline.topic, offline.payload, qos=0, retain=True)
         buses = [server.bus.stop() for server in servers]
         await _within(_together(self.link.stop(), *buses), ENDING_S)
         await self.local.stop()
@@ -469,10 +392,6 @@ async def _within(work: Awaitable[Any], seconds: float) -> None:
         await asyncio.wait_for(work, seconds)
 
 
-def _path(text: str) -> Path | None:
-    return Path(text) if text else None
-
-
 def main(
     settings: Settings,
     *,
@@ -492,7 +411,9 @@ def main(
 
     Raises:
         StoreError: The state directory cannot be used, or another agent uses it.
+        UsageError: The settings do not say where sensor messages come from.
     """
+    bus_of(settings)
     _keep_memory_private()
     # Workers and fetchers start elsewhere: every path they are given must be whole.
     root = Path(settings.state_dir).absolute()

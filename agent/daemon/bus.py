@@ -10,13 +10,10 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from agent.daemon.lane import Done, Handed, Inbound, Lane, Pending
 from agent.errors import LinkError, QueueFull
-from agent.links.mqtt import LinkState
+from agent.links.mqtt_options import RECEIVE_MAXIMUM, LinkState
 from agent.wire.mqtt.events import Subscribed
 from agent.wire.mqtt.packets import Message, Oversized
 from agent.wire.mqtt.properties import Properties
-
-# Messages that a broker may send on one slot's connection before the first is acknowledged.
-RECEIVE_MAXIMUM = 128
 
 
 class Connection(Protocol):

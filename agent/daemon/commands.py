@@ -13,9 +13,7 @@ import msgspec
 from agent.clouds.dialect import Command
 from agent.control import events as e
 from agent.daemon.reconciler import Reconciler
-from agent.errors import LinkError, StoreError, UsageError
-from agent.wire import topics
-from agent.wire.mqtt.properties import Properties
+from agent.errors import StoreError, UsageError
 
 log = logging.getLogger(__name__)
 
@@ -28,26 +26,19 @@ class Commands:
 
     Args:
         answer: Answers a request in JSON, as the local API does.
-        publish: Sends a message over the link.
+        reply: Sends an answer over the link.
         spawn: Runs something beside the rest.
-        prefix: What this agent's own topics begin with.
-        reserved: What the topics of all agents begin with.
     """
 
     def __init__(
         self,
         answer: Callable[[bytes], Awaitable[Mapping[str, Any]]],
-        publish: Callable[..., None],
+        reply: Callable[[Command, bytes], None],
         spawn: Callable[[Coroutine[Any, Any, None]], object],
-        *,
-        prefix: str,
-        reserved: str,
     ) -> None:
         self._answer = answer
-        self._publish = publish
+        self._reply = reply
         self._spawn = spawn
-        self._own_answers = f"{prefix}command/+/response/#"
-        self._reserved = reserved
         self._at_work = 0
 
     def obey(self, command: Command) -> None:
@@ -70,20 +61,9 @@ class Commands:
             request = msgspec.json.decode(command.payload or b"{}", type=dict[str, Any])
         asked = msgspec.json.encode({**request, "command": command.name})
         answer = dict(await self._answer(asked))
-        topic = command.response_topic or request.get("reply_to")
-        if not isinstance(topic, str) or not self._may_answer_to(topic):
-            return
         if "id" in request:
             answer["id"] = request["id"]
-        properties = Properties(correlation_data=command.correlation_data)
-        with suppress(LinkError):
-            self._publish(topic, msgspec.json.encode(answer), qos=1, properties=properties)
-
-    def _may_answer_to(self, topic: str) -> bool:
-        # Below the agents' own topics only where answers are meant to go, and only our own.
-        if topic.startswith(self._reserved):
-            return topics.match(self._own_answers, topic) is not None
-        return topics.is_name(topic) and not topic.startswith("$")
+        self._reply(command, msgspec.json.encode(answer))
 
 
 async def roll_back(reconciler: Reconciler, request: dict[str, Any]) -> dict[str, Any]:

@@ -13,19 +13,14 @@ from collections.abc import Awaitable, Callable, Collection, Mapping
 from functools import partial
 from weakref import WeakValueDictionary
 
-from agent.daemon.fetch_blocks import (
-    BlockExchange,
-    BlockSource,
-    Publish,
-    Subscribe,
-    Unsubscribe,
-)
+from agent.daemon.fetch_blocks import BlockExchange, BlockSource
 from agent.daemon.fetch_child import ChildSource
 from agent.daemon.fetch_source import Placed, Source, Wanted, in_thread
 from agent.documents import codec
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest
 from agent.documents.settings import Settings, prefix_of
 from agent.errors import DigestMismatch, NoSpace, SourceRefused, StoreCorrupt
+from agent.links.api import Blocks
 from agent.store.names import check_names
 from agent.store.packs import PackStore
 
@@ -62,9 +57,7 @@ class Fetcher:
         store: PackStore,
         settings: Settings,
         *,
-        publish: Publish,
-        subscribe: Subscribe,
-        unsubscribe: Unsubscribe,
+        blocks: Blocks | None,
         roots: Callable[[], Collection[str] | None],
         leaves_out: LeavesOut | None = None,
         now: Callable[[], float] = time.monotonic,
@@ -72,9 +65,7 @@ class Fetcher:
     ) -> None:
         """
         Args:
-            publish: Sends (topic, payload) over the link; may drop it while the link is away.
-            subscribe: Asks the link for (filter, QoS) pairs, and again after each reconnect.
-            unsubscribe: Takes filters back.
+            blocks: The way of blocks over the link; None where it has none.
             roots: Ids of the packs that must stay when room is made for another; None where
                 nobody knows, so that all must stay.
             leaves_out: Says which files of a pack this device has no use for, before any of them is
@@ -85,21 +76,25 @@ class Fetcher:
         self._store = store
         self._roots = roots
         self._leaves_out = leaves_out
-        self._exchange = BlockExchange(
-            prefix_of(settings),
-            publish=publish,
-            subscribe=subscribe,
-            unsubscribe=unsubscribe,
-            now=now,
-            silence_s=silence_s,
-        )
+        self._exchange: BlockExchange | None = None
+        if blocks is not None:
+            prefix = prefix_of(settings)
+            self._exchange = BlockExchange(prefix, blocks, now=now, silence_s=silence_s)
+
+        def over_the_link(pack: str, source: str) -> Source:
+            if self._exchange is None:
+                raise SourceRefused(
+                    f"packs cannot come over a link of kind {settings.link.kind!r}",
+                    hint="give the slot a `from` with `file:` or `https:`",
+                )
+            return BlockSource(pack, store, self._exchange)
 
         def child(pack: str, source: str) -> Source:
             return ChildSource(pack, source, settings)
 
         self._sources: Mapping[str, Callable[[str, str], Source]] = {
             "": lambda pack, source: Placed(pack),
-            "mqtt": lambda pack, source: BlockSource(pack, store, self._exchange),
+            "mqtt": over_the_link,
             "http": child,
             "https": child,
             "file": child,
@@ -118,11 +113,13 @@ class Fetcher:
 
     def on_message(self, topic: str, payload: bytes | memoryview) -> None:
         """Take a message below the device's `blocks/`."""
-        self._exchange.on_message(topic, payload)
+        if self._exchange is not None:
+            self._exchange.on_message(topic, payload)
 
     def on_link(self, up: bool) -> None:
         """The link came (back) or went; until first told, it counts as there."""
-        self._exchange.on_link(up)
+        if self._exchange is not None:
+            self._exchange.on_link(up)
 
     async def fetch(
         self, pack: str, source: str, progress: OnProgress = lambda done, total: None

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from agent.daemon.fetch_source import OnBytes, Wanted, in_thread
 from agent.documents.manifest import MAX_MANIFEST_BYTES
 from agent.errors import DigestMismatch, DocumentError, FetchError, SourceRefused, StoreError
+from agent.links.api import Blocks
 from agent.store.packs import PackStore
 from agent.store.parts import Part
 from agent.wire import blocks
@@ -18,9 +19,6 @@ from agent.wire.blocks import Block, Transfer
 
 log = logging.getLogger(__name__)
 
-Publish = Callable[[str, bytes], None]
-Subscribe = Callable[[Sequence[tuple[str, int]]], None]
-Unsubscribe = Callable[[Sequence[str]], None]
 Keep = Callable[[list[Block]], Awaitable[None]]
 
 # A slow line fills a flush unit of the store in hours; a power cut must not cost that much.
@@ -65,16 +63,15 @@ class BlockExchange:
     def __init__(
         self,
         prefix: str,
+        link: Blocks,
         *,
-        publish: Publish,
-        subscribe: Subscribe,
-        unsubscribe: Unsubscribe,
         now: Callable[[], float],
         silence_s: float,
     ) -> None:
         """
         Args:
             prefix: The device's topics, ending in a slash.
+            link: What carries them.
             now: Monotonic seconds.
             silence_s: How long a source may say nothing before it counts as gone.
         """
@@ -84,9 +81,7 @@ class BlockExchange:
         }
         self._request_topic = prefix + blocks.REQUEST
         self._data_topic = prefix + blocks.DATA
-        self._publish = publish
-        self._subscribe = subscribe
-        self._unsubscribe = unsubscribe
+        self._link = link
         self.now = now
         self._silence_s = silence_s
         self._inboxes: dict[bytes, _Inbox] = {}
@@ -97,12 +92,12 @@ class BlockExchange:
         """Listen for blocks, until as many `close` calls."""
         self._users += 1
         if self._users == 1:
-            self._subscribe([(topic, 1) for topic in self._topics])
+            self._link.subscribe([(topic, 1) for topic in self._topics])
 
     def close(self) -> None:
         self._users -= 1
         if self._users == 0:
-            self._unsubscribe(list(self._topics))
+            self._link.unsubscribe(list(self._topics))
 
     def on_message(self, topic: str, payload: bytes | memoryview) -> None:
         """Take a message below `blocks/`; one that is malformed or not asked for is dropped."""
@@ -157,7 +152,7 @@ class BlockExchange:
             )
         request = transfer.next_request(now)
         if request is not None:
-            self._publish(self._request_topic, blocks.encode_request(request))
+            self._link.publish(self._request_topic, blocks.encode_request(request))
         return max(0.0, min(left_s, transfer.wake_at() - now))
 
     def _on_data(self, payload: bytes) -> None:

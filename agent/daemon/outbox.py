@@ -1,8 +1,9 @@
 """Telemetry, events and dead letters on their way out: to disk first, then to the link, in order.
 
-A document is in the spool before it is sent and leaves it once the broker has it, so that neither
-a lost link nor a killed agent costs one; what the spool had to give up is told by its gap records.
-While the disk takes no spool at all, documents are only counted, and the spool is tried again.
+A document is in the spool before it is sent and leaves it once the other end has it, so that
+neither a lost link nor a killed agent costs one; what the spool had to give up is told by its gap
+records. While the disk takes no spool at all, documents are only counted, and the spool is tried
+again.
 """
 
 from __future__ import annotations
@@ -15,10 +16,9 @@ from typing import Any
 
 import msgspec
 
-from agent.clouds.dialect import Dialect, Publication
 from agent.documents.telemetry import Stamp
 from agent.errors import AgentError, LinkError, QueueFull, StoreError
-from agent.links.mqtt import MqttLink
+from agent.links.api import Link, Stream
 from agent.store.messages import Entry, Kind
 from agent.store.spool import Pending, Spool
 
@@ -36,13 +36,20 @@ FLUSH_PAUSE_LAST_S = 5.0
 SEND_AGAIN_S = 1.0
 OPEN_AGAIN_S = 60.0
 
-EVENTS, TELEMETRY, DEAD_LETTER = "events", "telemetry", "dead-letter"
+EVENTS: Stream = "events"
+TELEMETRY: Stream = "telemetry"
+DEAD_LETTER: Stream = "dead-letter"
 # Deployment outcomes are given up last, whatever the sensors send.
-KINDS = {EVENTS: Kind.EVENT, TELEMETRY: Kind.TELEMETRY, DEAD_LETTER: Kind.TELEMETRY}
+KINDS: dict[Stream, Kind] = {
+    EVENTS: Kind.EVENT,
+    TELEMETRY: Kind.TELEMETRY,
+    DEAD_LETTER: Kind.TELEMETRY,
+}
+STREAMS: dict[str, Stream] = {stream: stream for stream in KINDS}
 
 
-class _Addressed(msgspec.Struct):
-    """What is read of a dead letter to know its topic."""
+class _Addressed(msgspec.Struct, frozen=True):
+    """What is read of a dead letter to know whose it is."""
 
     slot: str = ""
 
@@ -61,8 +68,7 @@ class Outbox:
     def __init__(
         self,
         open_spool: Callable[[], Spool],
-        link: MqttLink,
-        dialect: Dialect,
+        link: Link,
         *,
         device: str,
         boot: str,
@@ -73,7 +79,6 @@ class Outbox:
     ) -> None:
         self._open_spool = open_spool
         self._link = link
-        self._dialect = dialect
         self._device = device
         self._boot = boot
         self._now = now
@@ -117,7 +122,7 @@ class Outbox:
             self._kept_again(count)
         self.pump()
 
-    def put(self, stream: str, make: Callable[[Stamp], bytes]) -> None:
+    def put(self, stream: Stream, make: Callable[[Stamp], bytes]) -> None:
         """Stamp a document, keep it, and send it as soon as the link allows.
 
         Args:
@@ -190,16 +195,14 @@ class Outbox:
 
     def _send(self, entry: Entry) -> bool:
         """Hand an entry to the link; False where that has no room at this moment."""
-        publication = self._publication(entry)
+        stream, payload, slot = self._addressed(entry)
         self._in_flight.add(entry.sequence)
 
         def done(ok: bool, reason: str) -> None:
-            self._done(entry, ok, f"{publication.topic}: {reason}")
+            self._done(entry, ok, f"{stream}: {reason}")
 
         try:
-            self._link.publish(
-                publication.topic, publication.payload, qos=publication.qos, on_done=done
-            )
+            self._link.send(stream, payload, done, slot=slot)
         except QueueFull:
             self._in_flight.discard(entry.sequence)
             self._later("pump", SEND_AGAIN_S, self._pump_again)
@@ -215,22 +218,21 @@ class Outbox:
         if ok:
             self._spool.acknowledge(entry.sequence)
         else:
-            log.warning("the broker refused a document for %s", reason)
+            log.warning("the link refused a document of %s", reason)
             self._spool.refuse(entry.sequence, "refused")
         self._later("checkpoint", self._flush_after(CHECKPOINT_EVERY_S), self._checkpoint)
         self._pump_again()
 
-    def _publication(self, entry: Entry) -> Publication:
-        kind = entry.stream.partition("/")[0]
-        payload = entry.payload
-        if entry.gap is None and entry.sequence <= self._waited:
-            payload = as_historical(payload)
-        if entry.gap is not None or kind == EVENTS:
-            return self._dialect.event(payload)
-        if kind == DEAD_LETTER:
-            letter = msgspec.json.decode(payload, type=_Addressed)
-            return self._dialect.dead_letter(letter.slot, payload)
-        return self._dialect.telemetry(payload)
+    def _addressed(self, entry: Entry) -> tuple[Stream, bytes, str]:
+        """The stream of an entry, its document, and the slot of a dead letter."""
+        if entry.gap is not None:
+            return EVENTS, entry.payload, ""
+        late = entry.sequence <= self._waited
+        payload = as_historical(entry.payload) if late else entry.payload
+        stream = STREAMS.get(entry.stream.partition("/")[0], TELEMETRY)
+        if stream != DEAD_LETTER:
+            return stream, payload, ""
+        return stream, payload, msgspec.json.decode(payload, type=_Addressed).slot
 
     # -- the disk -------------------------------------------------------------------------------
 

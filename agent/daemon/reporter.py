@@ -12,7 +12,6 @@ from typing import Any
 import msgspec
 
 from agent import __version__
-from agent.clouds.dialect import Dialect
 from agent.control import events as e
 from agent.control.heat import Easing
 from agent.control.reporting import Facts, build_report
@@ -36,7 +35,7 @@ from agent.documents.telemetry import (
     Telemetry,
 )
 from agent.errors import AgentError, LinkError, QueueFull
-from agent.links.mqtt import LinkState, MqttLink
+from agent.links.api import Link, Standing
 
 # Progress changes many times a second; a console needs it once.
 REPORT_EVERY_S = 0.5
@@ -47,7 +46,7 @@ DEAD_LETTERS_AT_ONCE = 100
 DEAD_LETTERS_PER_S = 10.0
 TELL_COUNT_AFTER_S = 60.0
 # Which trouble the report names where there are several.
-TROUBLES = ("state", "lost state", "spool", "report")
+TROUBLES = ("state", "lost state", "link", "spool", "report")
 MAX_CLASSES = 32
 MAX_WHY = 500
 # Counters that are not of messages.
@@ -63,8 +62,7 @@ class Reporter:
     """Gathers from the slots what there is to tell, and hands it to the link and the outbox."""
 
     settings: Settings
-    link: MqttLink
-    dialect: Dialect
+    link: Link
     outbox: Outbox
     state: Callable[[], DeviceState]
     servers: Mapping[str, SlotServer]
@@ -77,7 +75,7 @@ class Reporter:
     _troubles: dict[str, Failure] = field(default_factory=dict)
     _closed: bool = False
     _due: asyncio.TimerHandle | None = None
-    # The report that the broker has.
+    # The report that the other end has.
     _last: bytes = b""
     _letters: float = DEAD_LETTERS_AT_ONCE
     _letters_at: float = 0.0
@@ -118,7 +116,7 @@ class Reporter:
             self._due = asyncio.get_running_loop().call_later(within_s, self.publish)
 
     def publish(self, *, again: bool = False) -> None:
-        """Publish the report, unless the broker has just this one; without a link, once it is
+        """Publish the report, unless the other end has just this one; without a link, once it is
         there."""
         if self._due is not None:
             self._due.cancel()
@@ -126,15 +124,8 @@ class Reporter:
         document = codec.encode(self.report())
         if self.link.state.phase != "connected" or (document == self._last and not again):
             return
-        publication = self.dialect.reported(document)
         try:
-            self.link.publish(
-                publication.topic,
-                publication.payload,
-                qos=publication.qos,
-                retain=True,
-                on_done=lambda ok, reason: self._sent(document, ok, reason),
-            )
+            self.link.report(document, lambda ok, reason: self._sent(document, ok, reason))
         except QueueFull:
             self.changed(within_s=REPORT_AGAIN_S)
         except LinkError as error:
@@ -402,7 +393,7 @@ def _placement(server: SlotServer, choice: Choice | None, real: Placement) -> Pl
     return Placement(wanted, real.got, real.operators, real.time, reason[:MAX_WHY])
 
 
-def _standing(connection: LinkState) -> dict[str, str]:
+def _standing(connection: Standing) -> dict[str, str]:
     return {"state": connection.phase, "error": connection.last_error or ""}
 
 

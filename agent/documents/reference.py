@@ -152,6 +152,7 @@ def settings() -> str:
     """Return every key of the configuration, with default, unit and environment variable."""
     tops = {field.name: field for field in msgspec.structs.fields(Settings)}
     sections = {name: kind for name, field in tops.items() if (kind := _section(field.type))}
+    sections["link"] = type(Settings().link)
     words = about(Settings).fields
     keys = [field for name, field in tops.items() if name not in sections]
     parts = [_keys(Settings, keys, "")]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 import msgspec
 
 from agent.documents.codec import convert
 from agent.documents.names import Positive
-from agent.errors import DocumentError
+from agent.errors import DocumentError, UsageError
 
 DeviceId = Annotated[
     str,
@@ -28,11 +28,20 @@ MqttUrl = Annotated[
 ]
 
 
-class Connection(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
-    """One MQTT connection. Secrets are named by the path of the file that holds them.
+class LinkSettings(msgspec.Struct, frozen=True):
+    """What stands in `[link]`; each kind adds keys of its own.
 
     Attributes:
         kind: What is at the other end.
+    """
+
+    kind: str = "mqtt"
+
+
+class Connection(LinkSettings, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+    """One MQTT connection. Secrets are named by the path of the file that holds them.
+
+    Attributes:
         url: The broker. Ports, where none is given: 1883, 8883, 80 and 443. `ws` and `wss` need
             the extra `websocket`; their path is `/mqtt` where none is given.
         version: Of MQTT; `auto` tries 5, then 3.1.1 where the broker does not know 5.
@@ -141,7 +150,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     state_dir: str = "/var/lib/edgeward"
     socket: str = ""
     log_level: Literal["debug", "info", "warning", "error"] = "info"
-    link: Connection = Connection()
+    link: LinkSettings = Connection()
     bus: Connection | None = None
     trust: Trust = Trust()
     isolation: Isolation = Isolation()
@@ -149,28 +158,53 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     fetch: FetchSettings = FetchSettings()
 
 
-def settings_from(raw: Mapping[str, Any], environment: Mapping[str, str], *, name: str) -> Settings:
+# A kind of link and the path of its name → what stands in `[link]` for it; raises `DocumentError`.
+Kinds = Callable[[object, str], type[LinkSettings]]
+
+
+def settings_from(
+    raw: Mapping[str, Any], environment: Mapping[str, str], *, name: str, kinds: Kinds | None = None
+) -> Settings:
     """Check a parsed TOML file, with the environment laid over it.
 
     Args:
         raw: What the TOML parser returned.
         environment: `EDGEWARD_LIMITS_STORE_MB=512` overrides `[limits] store_mb`.
         name: The file's name, for errors.
+        kinds: Asked for kinds of link other than the default's; None: there are none.
 
     Raises:
         DocumentError: A key is unknown or its value does not fit; says which and what would.
     """
     merged: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in raw.items()}
+    link = _link_settings(merged, environment, f"{name}.link.kind", kinds)
     for variable, text in sorted(environment.items()):
         if variable.startswith("EDGEWARD_"):
-            _lay_over(merged, variable, text)
+            _lay_over(merged, variable, text, link)
+    section = merged.pop("link", {})
     _refuse_unknown(merged, Settings, name)
-    return convert(merged, Settings, name=name).value
+    if isinstance(section, Mapping):
+        _refuse_unknown(section, link, f"{name}.link")
+    checked = convert(section, link, name=f"{name}.link").value
+    return msgspec.structs.replace(convert(merged, Settings, name=name).value, link=checked)
 
 
-def _lay_over(merged: dict[str, Any], variable: str, text: str) -> None:
+def _link_settings(
+    merged: Mapping[str, Any], environment: Mapping[str, str], where: str, kinds: Kinds | None
+) -> type[LinkSettings]:
+    section, default = merged.get("link"), Settings().link
+    named = section.get("kind", default.kind) if isinstance(section, Mapping) else default.kind
+    kind = environment.get("EDGEWARD_LINK_KIND", named)
+    if kind == default.kind:
+        return type(default)
+    if kinds is None:
+        raise DocumentError(where, default.kind, repr(kind))
+    return kinds(kind, where)
+
+
+def _lay_over(merged: dict[str, Any], variable: str, text: str, link: type[msgspec.Struct]) -> None:
     words = variable.removeprefix("EDGEWARD_").lower()
-    for section, fields in _sections().items():
+    for section, fields in _sections(link).items():
         key = words.removeprefix(f"{section}_") if section else words
         if key in fields and (not section or words.startswith(f"{section}_")):
             target = merged.setdefault(section, {}) if section else merged
@@ -179,10 +213,10 @@ def _lay_over(merged: dict[str, Any], variable: str, text: str) -> None:
     raise DocumentError(f"environment variable {variable}", "the name of a setting", "no such key")
 
 
-def _sections() -> dict[str, dict[str, Any]]:
+def _sections(link: type[msgspec.Struct]) -> dict[str, dict[str, Any]]:
     """Settings by section; the keys outside any section come last, under the empty name."""
     top = {f.name: f.type for f in msgspec.structs.fields(Settings)}
-    structs = {name: _struct_in(kind) for name, kind in top.items()}
+    structs = {name: _struct_in(kind) for name, kind in top.items()} | {"link": link}
     inner = {
         name: {f.name: f.type for f in msgspec.structs.fields(kind)}
         for name, kind in structs.items()
@@ -223,13 +257,34 @@ def _refuse_unknown(raw: Mapping[str, Any], kind: type[msgspec.Struct], name: st
 _PLACEHOLDER = re.compile(r"\{device_id\}")
 
 
+def _prefix(settings: Settings) -> str:
+    # Also where the link has no topics: other agents may have theirs on the bus's broker.
+    link = settings.link
+    return link.prefix if isinstance(link, Connection) else Connection().prefix
+
+
 def prefix_of(settings: Settings) -> str:
-    """The link's topic prefix for this device, ending in a slash."""
-    prefix = _PLACEHOLDER.sub(settings.device_id, settings.link.prefix)
+    """The topic prefix of this device, ending in a slash."""
+    prefix = _PLACEHOLDER.sub(settings.device_id, _prefix(settings))
     return prefix if prefix.endswith("/") else prefix + "/"
 
 
 def shared_prefix_of(settings: Settings) -> str:
     """What the topics of all agents begin with: the prefix up to where it names the device."""
-    shared = settings.link.prefix.partition("{device_id}")[0]
-    return shared or prefix_of(settings)
+    return _prefix(settings).partition("{device_id}")[0] or prefix_of(settings)
+
+
+def bus_of(settings: Settings) -> Connection:
+    """Where sensor messages come from and predictions go to.
+
+    Raises:
+        UsageError: Nothing says so, and the link is no broker.
+    """
+    if settings.bus is not None:
+        return settings.bus
+    if isinstance(settings.link, Connection):
+        return settings.link
+    raise UsageError(
+        f"no [bus] is given, and a link of kind {settings.link.kind!r} carries no sensor messages",
+        hint='a section [bus] with the broker of the sensors, such as url = "mqtt://127.0.0.1"',
+    )

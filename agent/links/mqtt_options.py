@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from agent.documents.settings import Connection
+from agent.links.api import Phase, Standing
 from agent.links.dialing import TlsFiles
-from agent.wire.mqtt.options import ConnectOptions, Granted
+from agent.wire.mqtt.options import ConnectOptions, Granted, Will
 
-Phase = Literal["connecting", "connected", "waiting", "refused", "stopped"]
+__all__ = ["RECEIVE_MAXIMUM", "Backoff", "LinkOptions", "LinkState", "Phase", "options_for"]
+
+# Messages that a broker may send on one connection before the first is acknowledged.
+RECEIVE_MAXIMUM = 128
+SESSION_EXPIRY_S = 7 * 86_400
+_VERSIONS: Mapping[str, Literal[4, 5, "auto"]] = {"auto": "auto", "5": 5, "3.1.1": 4}
 
 
 @dataclass(frozen=True)
@@ -76,19 +84,52 @@ class LinkOptions:
 
 
 @dataclass(frozen=True)
-class LinkState:
-    """Where a link stands.
+class LinkState(Standing):
+    """Where a connection stands.
 
-    Args:
-        phase: `connected`; `connecting`; `waiting` or `refused` before another attempt; `stopped`.
-        last_error: Why the last attempt or connection ended; None while all is well.
+    Attributes:
         granted: What the broker grants, while connected.
         session_present: The broker still had our session, while connected.
         retry_in_s: How long until the next attempt, while waiting or refused.
     """
 
-    phase: Phase
-    last_error: str | None = None
     granted: Granted | None = None
     session_present: bool = False
     retry_in_s: float | None = None
+
+
+def options_for(
+    connection: Connection, device: str, name: str, *, suffix: str = "", will: Will | None = None
+) -> LinkOptions:
+    """How to connect as the settings say.
+
+    Args:
+        connection: The settings.
+        device: The device's id.
+        name: Stands in log lines.
+        suffix: Behind the client id, for a connection beside the link's.
+        will: What the broker says when we vanish.
+    """
+    client_id = connection.client_id or f"edgeward-{device}"
+    return LinkOptions(
+        url=connection.url,
+        session=ConnectOptions(
+            client_id=client_id + suffix,
+            version=_VERSIONS[connection.version],
+            username=connection.username or None,
+            keep_alive_s=connection.keep_alive_s,
+            session_expiry_s=SESSION_EXPIRY_S,
+            receive_maximum=RECEIVE_MAXIMUM,
+            will=will,
+        ),
+        password_file=_path(connection.password_file),
+        tls=TlsFiles(
+            ca=_path(connection.ca), cert=_path(connection.cert), key=_path(connection.key)
+        ),
+        proxy=connection.proxy or None,
+        name=name,
+    )
+
+
+def _path(text: str) -> Path | None:
+    return Path(text) if text else None

@@ -9,6 +9,7 @@ import pytest
 from agent.cli import configuration, exits
 from agent.cli.configuration import load_settings, problems
 from agent.cli.main import run
+from agent.documents.settings import bus_of
 from agent.errors import DocumentError, UsageError
 
 
@@ -90,7 +91,7 @@ def test_a_state_folder_below_a_file_is_named(file: Path) -> None:
 def test_the_environment_is_laid_over_the_file(file: Path) -> None:
     file.write_text('device_id = "a"\n')
     settings = load_settings(file, {"EDGEWARD_DEVICE_ID": "b", "EDGEWARD_LINK_KEEP_ALIVE_S": "60"})
-    assert (settings.device_id, settings.link.keep_alive_s) == ("b", 60)
+    assert (settings.device_id, bus_of(settings).keep_alive_s) == ("b", 60)
     with pytest.raises(DocumentError, match="EDGEWARD_LINK_COLOUR"):
         load_settings(file, {"EDGEWARD_LINK_COLOUR": "1"})
 

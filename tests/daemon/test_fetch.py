@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import Callable, Coroutine, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -65,10 +65,10 @@ class Line:
         assert self.fetcher is not None
         asyncio.get_running_loop().call_soon(self.fetcher.on_message, PREFIX + topic, payload)
 
-    def subscribe(self, filters: Sequence[tuple[str, int]]) -> None:
+    def subscribe(self, filters: Iterable[tuple[str, int]]) -> None:
         self.filters += [topic for topic, _ in filters]
 
-    def unsubscribe(self, filters: Sequence[str]) -> None:
+    def unsubscribe(self, filters: Iterable[str]) -> None:
         for topic in filters:
             self.filters.remove(topic)
 
@@ -88,9 +88,7 @@ def fetcher_for(
     line.fetcher = Fetcher(
         store,
         Settings(device_id="press-7"),
-        publish=line.publish,
-        subscribe=line.subscribe,
-        unsubscribe=line.unsubscribe,
+        blocks=line,
         roots=lambda: roots,
         silence_s=silence_s,
     )

@@ -44,9 +44,7 @@ def fetcher_for(settings: Settings) -> Fetcher:
     return Fetcher(
         store_of(settings),
         settings,
-        publish=lambda topic, payload: None,
-        subscribe=lambda filters: None,
-        unsubscribe=lambda filters: None,
+        blocks=None,
         roots=lambda: (),
     )
 

@@ -12,17 +12,15 @@ from typing import Any
 import msgspec
 import pytest
 
-from agent.clouds.plain_mqtt import PlainMqtt
 from agent.daemon import outbox as outboxes
 from agent.daemon.outbox import DEAD_LETTER, EVENTS, TELEMETRY, Outbox, as_historical
 from agent.documents.telemetry import Stamp
 from agent.errors import AgentError, NoSpace
-from agent.links.mqtt import LinkOptions, LinkState, MqttLink
+from agent.links.api import Standing, Stream
 from agent.store.files import Files
 from agent.store.spool import Spool
-from agent.wire.mqtt.options import ConnectOptions
 from tests.brokers import LocalBroker
-from tests.links.driver import EAGER
+from tests.links.driver import broker_link, owner_of_a_link
 from tests.witness import Witness
 
 PREFIX = "edgeward/press-7/"
@@ -50,18 +48,13 @@ class Sending:
         self.kept_again: list[int] = []
         self.full = False
         self.connected = asyncio.Event()
-        options = ConnectOptions(client_id="press-7", version=5, **session)
-        self.link = MqttLink(
-            LinkOptions(url, options, backoff=EAGER),
-            on_messages=lambda messages: None,
-            on_state=self._on_state,
-        )
+        owner = owner_of_a_link(state=self._on_state)
+        self.link = broker_link(url, owner, prefix=PREFIX, **session)
         self.spools: list[Spool] = []
         self.opened = asyncio.Event()
         self.outbox = Outbox(
             self._open_spool,
             self.link,
-            PlainMqtt(PREFIX),
             device="press-7",
             boot="b",
             now=lambda: (time.time(), time.monotonic()),
@@ -79,12 +72,12 @@ class Sending:
         self.opened.set()
         return spool
 
-    def _on_state(self, state: LinkState) -> None:
+    def _on_state(self, state: Standing) -> None:
         self.outbox.connected(state.phase == "connected")
         if state.phase == "connected":
             self.connected.set()
 
-    def put(self, stream: str, number: int, slot: str = "") -> None:
+    def put(self, stream: Stream, number: int, slot: str = "") -> None:
         def make(stamp: Stamp) -> bytes:
             return msgspec.json.encode(
                 {"n": number, "slot": slot, "payload": "x" * 200, "stamp": stamp}
@@ -141,7 +134,7 @@ def test_what_the_link_refuses_at_once_needs_no_deeper_stack(
     broker: LocalBroker, tmp_path: Path
 ) -> None:
     with Witness(broker.port) as witness:
-        witness.subscribe(f"{PREFIX}#")
+        witness.subscribe(f"{PREFIX}events")
 
         async def story() -> None:
             sending = Sending(tmp_path, broker.url)

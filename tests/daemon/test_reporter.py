@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-from agent.clouds.plain_mqtt import PlainMqtt
 from agent.control.state import DeviceState
 from agent.daemon.lane import DeadLetter
 from agent.daemon.meters import SlotMeters
@@ -21,12 +20,11 @@ from agent.daemon.outbox import Outbox
 from agent.daemon.reporter import DEAD_LETTERS_AT_ONCE, Reporter, _classes
 from agent.documents.report import Failure
 from agent.documents.settings import Connection, Settings
-from agent.links.mqtt import LinkOptions, LinkState, MqttLink
+from agent.links.api import Standing
 from agent.store.files import Files
 from agent.store.spool import Spool
-from agent.wire.mqtt.options import ConnectOptions
 from tests.brokers import LocalBroker
-from tests.links.driver import EAGER
+from tests.links.driver import broker_link, owner_of_a_link
 from tests.witness import Witness
 
 PREFIX = "edgeward/press-7/"
@@ -38,21 +36,15 @@ LOST = Failure(code="store_corrupt", message="the saved state is damaged")
 def telling(
     folder: Path,
     url: str = "mqtt://127.0.0.1:1",
-    on_state: Callable[[LinkState], None] = lambda state: None,
+    on_state: Callable[[Standing], None] = lambda state: None,
 ) -> Iterator[tuple[Reporter, Spool]]:
     settings = Settings(device_id="press-7", link=Connection(url=url), state_dir=str(folder))
-    link = MqttLink(
-        LinkOptions(url, ConnectOptions(client_id="press-7", version=5), backoff=EAGER),
-        on_messages=lambda messages: None,
-        on_state=on_state,
-    )
+    link = broker_link(url, owner_of_a_link(state=on_state), prefix=PREFIX)
     spool = Spool(Files(), folder / "spool", 8 << 20, boot="b")
     spool.open()
-    dialect = PlainMqtt(PREFIX)
     outbox = Outbox(
         lambda: spool,
         link,
-        dialect,
         device="press-7",
         boot="b",
         now=lambda: (time.time(), time.monotonic()),
@@ -65,7 +57,6 @@ def telling(
         Reporter(
             settings,
             link,
-            dialect,
             outbox,
             state=DeviceState,
             servers={},
@@ -139,24 +130,20 @@ def test_a_report_counts_as_sent_once_the_broker_has_it(tmp_path: Path, refused:
     async def story() -> None:
         connected = asyncio.Event()
 
-        def on_state(state: LinkState) -> None:
+        def on_state(state: Standing) -> None:
             if state.phase == "connected":
                 connected.set()
 
         with telling(tmp_path, broker.url, on_state) as (reporter, _):
-            reporter.publish()
-            assert reporter.link.unfinished == 0  # nothing waits for a link to come
+            reporter.publish()  # does not wait for a link to come
             running = asyncio.ensure_future(reporter.link.run())
             await connected.wait()
             reporter.publish()
             assert reporter._last == b""
             # The broker answers in order: with this one, the report is answered as well.
             answered = asyncio.Event()
-            reporter.link.publish(
-                f"{PREFIX}events", b"", qos=1, on_done=lambda ok, reason: answered.set()
-            )
+            reporter.link.send("events", b"{}", lambda ok, reason: answered.set())
             await answered.wait()
-            assert reporter.link.unfinished == 0
             trouble = reporter.report().trouble
             if refused:
                 assert trouble is not None
@@ -174,6 +161,7 @@ def test_a_report_counts_as_sent_once_the_broker_has_it(tmp_path: Path, refused:
             asyncio.run(asyncio.wait_for(story(), 20))
             if not refused:
                 assert json.loads(witness.next().payload)["device"] == "press-7"
+            assert witness.messages.empty()
     finally:
         broker.stop()
 

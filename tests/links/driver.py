@@ -8,7 +8,10 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
+from agent.clouds.plain_mqtt import PlainMqtt
+from agent.links.api import Owner
 from agent.links.mqtt import Backoff, LinkOptions, LinkState, MqttLink
+from agent.links.plain_mqtt import BrokerLink
 from agent.wire.mqtt.events import Subscribed
 from agent.wire.mqtt.options import ConnectOptions
 from agent.wire.mqtt.packets import Message, Oversized
@@ -118,3 +121,19 @@ class Driver:
         """Subscribe, and return the broker's answer."""
         self.link.subscribe(filters)
         return await asyncio.wait_for(self.subscribed.get(), WITHIN_S)
+
+
+def owner_of_a_link(**told: Callable[..., Any]) -> Owner:
+    """An owner of a `Link` that wants to hear only this."""
+    deaf: dict[str, Callable[..., Any]] = {
+        name: lambda *_: None for name in Owner.__dataclass_fields__
+    }
+    return Owner(**(deaf | told))
+
+
+def broker_link(url: str, owner: Owner, *, prefix: str, **session: Any) -> BrokerLink:
+    """A link of kind `mqtt` that comes back soon."""
+    options: dict[str, Any] = {"client_id": "press-7", "version": 5} | session
+    how = LinkOptions(url, ConnectOptions(**options), backoff=EAGER)
+    dialect = PlainMqtt(prefix)
+    return BrokerLink(how, dialect, owner, prefix=prefix, reserved="edgeward/")

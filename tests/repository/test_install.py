@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.documents.settings import Settings, settings_from
+from agent.documents.settings import Settings, bus_of, settings_from
 from tests.repository import stand_in
 from tests.repository.commands import REPOSITORY
 
@@ -72,7 +72,8 @@ def test_it_makes_program_settings_and_service_and_can_be_run_again(
     assert _program(prefix) == "edgeward stand-in 1.0"
     assert (prefix / "usr/local/bin/edgeward").readlink() == Path("/opt/edgeward/bin/edgeward")
     settings = _settings(prefix)
-    assert (settings.device_id, settings.link.url) == ("press-7", "mqtts://b.example:8883")
+    assert bus_of(settings).url == "mqtts://b.example:8883"
+    assert settings.device_id == "press-7"
     unit = prefix / "etc/systemd/system/edgeward.service"
     assert unit.read_bytes() == (REPOSITORY / "systemd/edgeward.service").read_bytes()
     assert (prefix / "etc/edgeward/secrets").stat().st_mode & 0o777 == 0o700
