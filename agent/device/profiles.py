@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.control.profiles import Recognised, recognise
-from agent.documents.codec import convert
+from agent.documents.codec import convert, unknown_keys
 from agent.documents.device import Device
 from agent.documents.profile import MAX_PROFILE_BYTES, Profile
 from agent.errors import DocumentError
@@ -25,6 +25,7 @@ else:
 PACKAGED = Path(__file__).resolve().parents[2] / "device_profiles"
 OWN = Path("/etc/edgeward/profiles")
 MAX_PROFILES = 256
+_HINT = "docs/profiles.md says what each key may hold"
 
 
 @dataclass(frozen=True)
@@ -77,10 +78,14 @@ def read(path: Path) -> Profile:
     raw = _toml(path)
     if "schema" not in raw:
         raise DocumentError(f"{path}.schema", "1", "none", hint="a profile begins with schema = 1")
+    # Of another schema the version is what is wrong.
+    for place, known in unknown_keys(raw, Profile, str(path)) if raw["schema"] == 1 else ():
+        key = place.rpartition(".")[2]
+        raise DocumentError(place, f"one of the keys {', '.join(known)}", f"{key!r}", hint=_HINT)
     try:
         profile = convert(raw, Profile, name=str(path)).value
     except DocumentError as error:
-        hint = error.hint or "docs/profiles.md says what each key may hold"
+        hint = error.hint or _HINT
         raise DocumentError(error.path, error.expected, error.got, hint=hint) from None
     if profile.match == type(profile.match)():
         raise DocumentError(

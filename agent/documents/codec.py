@@ -8,7 +8,7 @@ what was expected and what was there.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Generic, Literal, TypeVar, Union, get_args, get_origin
 
 import msgspec
@@ -73,7 +73,7 @@ def convert(raw: object, kind: type[T], *, name: str) -> Decoded[T]:
         value = msgspec.convert(raw, kind, strict=True)
     except msgspec.ValidationError as error:
         raise _locate(raw, kind, name) or DocumentError(name, *_reason(error, raw, kind)) from None
-    return Decoded(value, _count_unknown(raw, kind))
+    return Decoded(value, sum(1 for _ in unknown_keys(raw, kind, name)))
 
 
 def encode(document: msgspec.Struct) -> bytes:
@@ -168,12 +168,15 @@ def _choose(raw: object, kind: Any) -> Any:
     return kind
 
 
-def _count_unknown(raw: object, kind: Any) -> int:
+def unknown_keys(raw: object, kind: Any, path: str) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """Find the keys of an already parsed document that this version does not know.
+
+    Yields:
+        The path of such a key, and the keys that are known in its place.
+    """
     chosen = _choose(raw, kind)
-    own = 0
     if isinstance(raw, Mapping) and isinstance(chosen, type) and issubclass(chosen, msgspec.Struct):
-        known = {f.encode_name for f in msgspec.structs.fields(chosen)}
-        own = sum(1 for key in raw if key not in known)
-    return own + sum(
-        _count_unknown(child, child_kind) for child, child_kind, _ in _children(raw, chosen, "")
-    )
+        known = tuple(field.encode_name for field in msgspec.structs.fields(chosen))
+        yield from ((f"{path}.{_named(key)}", known) for key in raw if key not in known)
+    for child, child_kind, child_path in _children(raw, chosen, path):
+        yield from unknown_keys(child, child_kind, child_path)

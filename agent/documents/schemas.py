@@ -1,4 +1,4 @@
-"""JSON Schemas (2020-12) of every document, generated from the types.
+"""JSON Schemas (2020-12) of every document and of profiles, generated from the types.
 
 `python -m agent.documents.schemas FOLDER` writes them; a test holds folder and types together.
 """
@@ -18,6 +18,7 @@ from agent.documents.device import Device
 from agent.documents.docstrings import about, structs_in
 from agent.documents.gap import GapDocument
 from agent.documents.manifest import Manifest, SelfTestCase
+from agent.documents.profile import Profile
 from agent.documents.report import Report
 from agent.documents.settings import Settings
 from agent.documents.status import Status
@@ -38,6 +39,8 @@ DOCUMENTS: dict[str, type[msgspec.Struct]] = {
     "device": Device,
     "settings": Settings,
 }
+# Profiles have a page of their own, docs/profiles.md.
+SCHEMAS: dict[str, type[msgspec.Struct]] = {**DOCUMENTS, "profile": Profile}
 
 
 def schema_of(kind: type[msgspec.Struct]) -> dict[str, Any]:
@@ -55,7 +58,7 @@ def rendered() -> dict[str, str]:
     """File name → text, for every document."""
     return {
         f"{name}.json": json.dumps(schema_of(kind), indent=2, sort_keys=True) + "\n"
-        for name, kind in DOCUMENTS.items()
+        for name, kind in SCHEMAS.items()
     }
 
 

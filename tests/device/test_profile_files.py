@@ -64,7 +64,24 @@ def test_the_user_s_own_takes_the_place_of_a_packaged_one_of_its_name(tmp_path: 
         ("\x00", "bad.toml: expected a TOML document"),
         ('name = "x"', "bad.toml.schema: expected 1, got none"),
         (GOOD.replace("schema = 1", "schema = 9"), "bad.toml.schema: expected 1, got 9"),
-        (GOOD.replace("compatible", "compatibel"), "unknown field `compatibel`"),
+        (
+            GOOD.replace("compatible", "compatibel"),
+            "bad.toml.match.compatibel: expected one of the keys compatible, soc, model,",
+        ),
+        (GOOD + "colour = 1\n", "bad.toml.match.colour: expected one of the keys"),
+        ("colour = 1\n" + GOOD.replace("= 1", "= 2"), "bad.toml.schema: expected 1, got 2"),
+        ("colour = 1\n" + GOOD, "bad.toml.colour: expected one of the keys schema, name, title"),
+        (GOOD + "[limits]\nhot = 70\n", "bad.toml.limits.hot: expected one of the keys measure_s"),
+        (
+            GOOD + '[[faults]]\nid = "x"\nsays = "x"\ndo = "x"\nwhen = { linux = "6" }\n',
+            "bad.toml.faults[0].when.linux: expected one of the keys accelerators, bus,",
+        ),
+        # What a device says of itself may hold more than is known here, a profile's typical one
+        # is written by a person.
+        (
+            GOOD + '[typical]\nschema = 1\n[typical.system]\narchitecure = "armv7l"\n',
+            "bad.toml.typical.system.architecure: expected one of the keys architecture,",
+        ),
         (GOOD.replace('["maker,press"]', '"maker,press"'), "bad.toml.match.compatible: expected"),
         (GOOD.replace('"press"', '"Our press"', 1), "bad.toml.name: expected"),
         (GOOD.replace('compatible = ["maker,press"]', ""), "bad.toml.match: expected what the"),
@@ -84,6 +101,7 @@ def test_a_bad_file_is_told_with_file_and_key_and_the_others_are_there(
     (trouble,) = profiles.troubles
     assert says in trouble
     assert str(tmp_path) in trouble
+    assert ", got " in trouble
     with pytest.raises(DocumentError):
         read(tmp_path / "bad.toml")
 
