@@ -48,6 +48,7 @@ class Trial:
     Args:
         threads: That it may use.
         excluded: Why it is out: it failed its self-test, died, or needs too much memory.
+        code: Of the error that put it out; nothing: none did.
         first_ms: Of the very first call.
         peak_memory_bytes: Of its process.
         rounds: In order.
@@ -56,6 +57,7 @@ class Trial:
 
     threads: int = 1
     excluded: str = ""
+    code: str = ""
     first_ms: float = 0.0
     peak_memory_bytes: int = 0
     rounds: tuple[Round, ...] = ()
@@ -64,8 +66,8 @@ class Trial:
     def after(self, measured: Round) -> Trial:
         return replace(self, rounds=(*self.rounds, measured))
 
-    def out(self, why: str) -> Trial:
-        return replace(self, excluded=why)
+    def out(self, why: str, code: str = "") -> Trial:
+        return replace(self, excluded=why, code=code)
 
     @property
     def blocks(self) -> tuple[float, ...]:

@@ -183,7 +183,7 @@ class Contest:
         if error.retryable:
             raise error  # it says nothing about the candidate, which may be the best one
         self._failures.append(error)
-        self._trials[place] = self._trials[place].out(str(error))
+        self._trials[place] = self._trials[place].out(str(error), error.code)
 
     def _keep(self, place: int, runner: Runner) -> None:
         self._alive[place] = runner
@@ -213,7 +213,7 @@ class Contest:
         way, trial, proven = self._ways[place], self._trials[place], self._proven[place]
         found = decision.figures[place]
         if found is None or proven is None:
-            return Tried(way, excluded=trial.excluded or "it was not measured")
+            return Tried(way, trial.excluded or "it was not measured", trial.code)
         return Tried(
             way,
             median_ms=round(found.median_ms, 4),

@@ -132,6 +132,10 @@ def _python(question: Question) -> Reason | None:
     )
 
 
+# Codes of reasons that are none any more once somebody plugs something in.
+ACCELERATOR_MISSING = frozenset(("accelerator_absent", "accelerator_not_ready"))
+
+
 def _accelerator_there(question: Question) -> Reason | None:
     kind = question.route.accelerator
     if not kind or any(found.kind == kind for found in question.device.accelerators):

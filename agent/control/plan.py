@@ -14,6 +14,7 @@ from math import floor
 
 from agent.control import capabilities
 from agent.control.objections import (
+    ACCELERATOR_MISSING,
     PlanLimits,
     Question,
     Reason,
@@ -122,6 +123,15 @@ class Plan:
         """A sentence for each variant that does not run, and for the pin."""
         variants = (f"{one.variant.name}: {one.reason}" for one in self.variants if one.reason)
         return (*variants, *((f"pin: {self.pin}",) if self.pin else ()))
+
+    @property
+    def absent(self) -> tuple[str, ...]:
+        """The variants that do not run only since an accelerator is absent or not ready."""
+        return tuple(
+            one.variant.name
+            for one in self.variants
+            if one.reason is not None and one.reason.code in ACCELERATOR_MISSING
+        )
 
 
 def plan(

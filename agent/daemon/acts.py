@@ -23,13 +23,14 @@ from agent.daemon.reconciler import failure_of
 from agent.daemon.serving import Hooks, Plan, SlotServer
 from agent.daemon.supervisor import Supervisor
 from agent.documents import codec
-from agent.documents.choice import Way
+from agent.documents.choice import Choice, Way
 from agent.documents.deployment import Slot
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest
 from agent.documents.report import Failure, Progress
 from agent.documents.settings import Settings, shared_prefix_of
 from agent.errors import (
     AgentError,
+    ModelRejected,
     PackError,
     StoreCorrupt,
     Unsigned,
@@ -119,6 +120,7 @@ class Acts:
         def load(way: Way) -> Load:
             return self._plan_of(name, target, manifest, way, probe=True).load
 
+        await self._check_complete(manifest, target)
         choice = await self.chooser().choose(
             manifest, target.pin, load, self._deadline_s(manifest), self._threads_taken(name)
         )
@@ -127,6 +129,22 @@ class Acts:
             if tried.excluded:
                 log.info("slot=%s not %s: %s", name, tried.way, tried.excluded)
         return e.Qualified(name, action.rollout, choice)
+
+    async def _check_complete(self, manifest: Manifest, target: Slot) -> None:
+        """See that all is on disk that this device needs: it may need more than when the pack came.
+
+        Raises:
+            StoreCorrupt: It is not; the rest is fetched.
+        """
+        with suppress(ModelRejected):
+            needed = await self.chooser().files_needed(manifest, [target.pin])
+            folder = self.store.directory(target.pack)
+            missing = sorted(name for name in needed if not (folder / name).exists())
+            if missing:
+                raise StoreCorrupt(
+                    f"pack {target.pack}: {', '.join(missing)} is needed here now, and is not here",
+                    hint="it is fetched",
+                )
 
     def _threads_taken(self, name: str) -> int:
         """How many threads the other slots run with."""
@@ -155,6 +173,25 @@ class Acts:
                 if not await self.chooser().still_holds(manifest, choice):
                     found.append((name, entry.serving.pack))
         return found
+
+    async def works_again(self, name: str, target: Slot, choice: Choice) -> bool:
+        """Whether an accelerator that a choice left out can be had now.
+
+        Raises:
+            AgentError: This cannot be found out.
+        """
+        manifest = self._manifest(target.pack)
+        if choice.again is None:
+            return await self.chooser().has_come(manifest, choice)
+        way = choice.again.way
+        plan = self._plan_of(name, target, manifest, way, probe=True)
+        try:
+            probe = await self.supervisor.probe(way.runtime, plan.load, plan.load_deadline_s)
+        except AgentError as error:
+            log.info("slot=%s %s does not work yet: %s", name, way, error)
+            return False
+        probe.stop()
+        return True
 
     async def switch(self, action: e.Switch) -> e.Switched:
         await self._take_over(action.slot, action.target, on_probation=True)

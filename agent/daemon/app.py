@@ -33,6 +33,7 @@ from agent.daemon.logs import start_logging
 from agent.daemon.outbox import Outbox
 from agent.daemon.reconciler import Observers, Reconciler, failure_of
 from agent.daemon.reporter import Reporter
+from agent.daemon.returning import Returning
 from agent.daemon.serving import Hooks, SlotServer
 from agent.daemon.supervisor import Supervisor
 from agent.daemon.systemd import Notifier
@@ -161,6 +162,12 @@ class Daemon:
             unservable=lambda slot, failure: self.reconciler.feed(e.Unservable(slot, failure)),
         )
         self.supervisor.is_spare = self.acts.is_spare
+        self.returning = Returning(
+            lambda: self.reconciler.state,
+            self.acts.works_again,
+            lambda event: self.reconciler.feed(event),
+            self.settings.limits.accelerator_retry_s,
+        )
         self.reconciler = Reconciler(
             self.disk.load_state(),
             self.disk.state_file.save,
@@ -237,6 +244,7 @@ class Daemon:
 
     def _moved(self, before: DeviceState, after: DeviceState, event: e.Event) -> None:
         self.reporter.moved(before, after, event)
+        self.returning.look()
         self._tell_lost_state(after)
 
     def _tell_lost_state(self, state: DeviceState) -> None:
@@ -330,6 +338,7 @@ class Daemon:
         self._spawn(self.reporter.run(), core="the reporter")
         self._spawn(self._look_for_stalls(), core="the watch over the buses")
         self._spawn(self._look_whether_choices_hold())
+        self.returning.look()
         self._spawn(self.climate.run())
         if self._notifier.watchdog_every_s is not None:
             self._spawn(self._keep_alive(self._notifier.watchdog_every_s), core="the watchdog")
@@ -365,6 +374,7 @@ class Daemon:
         workers have, say that we leave, leave."""
         self._notifier.stopping()
         log.info("stopping")
+        self.returning.close()
         await _within(self.climate.close(), ENDING_S)
         await _within(_together(self.reconciler.close(), self.fetcher.close()), ENDING_S)
         servers = list(self.acts.servers.values())

@@ -10,6 +10,8 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from msgspec.structs import replace
+
 from agent.control.choice import Round
 from agent.control.contest import Contest, Proven, Rules
 from agent.control.fingerprint import Ran, cache_key, fingerprint
@@ -112,12 +114,19 @@ class Chooser:
             if len(outcome.failures) == len(reasons) == 1:
                 raise outcome.failures[0]
             raise _none_runs(outcome.failures, reasons)
-        return outcome.choice(left_out, key_of(manifest, outcome.passed[0].way, known))
+        choice = outcome.choice(left_out, key_of(manifest, outcome.passed[0].way, known))
+        return choice if pin is not None else replace(choice, absent=planned.absent)
 
     async def still_holds(self, manifest: Manifest, choice: Choice) -> bool:
         """Whether what a choice rests on is as it was: device, driver, kernel, runtime."""
         known = await self._here.look()
         return key_of(manifest, choice.way, known) == choice.key
+
+    async def has_come(self, manifest: Manifest, choice: Choice) -> bool:
+        """Whether an accelerator is there for a variant that needs it, and was not when this
+        choice was made."""
+        planned = self._plan(manifest, await self._here.look(), None)
+        return not set(choice.absent) <= set(planned.absent)
 
     def _plan(self, manifest: Manifest, known: Known, pin: Pin | None) -> Plan:
         limits = PlanLimits(worker_memory_bytes=self._limits.worker_memory_mb << 20)

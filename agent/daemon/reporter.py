@@ -380,7 +380,8 @@ def _placement(server: SlotServer, choice: Choice | None, real: Placement) -> Pl
     plan, why = server.plan, server.stepped_down
     lost = choice.lost if choice is not None else None
     if lost is not None and why is None and not server.light:
-        reason = f"{lost.way} is out: {lost.excluded}"
+        again = " and is tried again" if choice is not None and choice.again is not None else ""
+        reason = f"{lost.way} is out{again}: {lost.excluded}"
         return Placement(lost.way.provider, real.got, real.operators, real.time, reason[:MAX_WHY])
     if plan is None or (why is None and not server.light):
         return real

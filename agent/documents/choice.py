@@ -11,6 +11,8 @@ from agent.documents.report import Placement
 
 # Chosen only where nothing else passes.
 LAST_RESORT = frozenset(("reference",))
+# Errors of an accelerated way that say nothing against the pack, and may be over later.
+PASSING = frozenset(("accelerator_failed", "worker_failed", "worker_exited", "worker_timed_out"))
 # What runtimes call their own kernels for the CPU.
 CPU_PROVIDERS = frozenset(
     ("", "CPU", "NumPy", "XNNPACK", "CPUExecutionProvider", "XnnpackExecutionProvider")
@@ -55,7 +57,8 @@ class Tried(msgspec.Struct, frozen=True, omit_defaults=True):
 
     Attributes:
         way: What was tried.
-        excluded: Why it is out; the rest is absent then.
+        excluded: Why it is out; all below but `code` is absent then.
+        code: Of the error that put it out.
         median_ms: Wall clock.
         best_ms: The least.
         p95_ms: Of 100 calls, 95 take no longer.
@@ -71,6 +74,7 @@ class Tried(msgspec.Struct, frozen=True, omit_defaults=True):
 
     way: Way
     excluded: Text = ""
+    code: ShortText = ""
     median_ms: float | None = None
     best_ms: float | None = None
     p95_ms: float | None = None
@@ -92,6 +96,7 @@ class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
         because: Why it was chosen, in a sentence.
         left_out: Ways that were not even tried, with the reason.
         key: Digest of everything that the result depends on: measured again when it changes.
+        absent: Variants that only an accelerator can run which was absent, or not ready.
     """
 
     way: Way
@@ -99,6 +104,7 @@ class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
     because: Text = ""
     left_out: Annotated[tuple[Text, ...], msgspec.Meta(max_length=64)] = ()
     key: ShortText = ""
+    absent: Annotated[tuple[ShortText, ...], msgspec.Meta(max_length=64)] = ()
 
     @property
     def best(self) -> Tried | None:
@@ -111,6 +117,17 @@ class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
         if self.way.accelerated:
             return None
         return next((t for t in self.tried if t.excluded and t.way.accelerated), None)
+
+    @property
+    def again(self) -> Tried | None:
+        """What of `lost` is tried again, since what put it out may be over one day."""
+        lost = self.lost
+        return lost if lost is not None and lost.code in PASSING else None
+
+    @property
+    def waits(self) -> bool:
+        """Whether an accelerator would be used that could not be had."""
+        return not self.way.accelerated and (self.again is not None or bool(self.absent))
 
     def of(self, way: Way) -> Tried | None:
         """What was measured of a way; None where nothing was."""

@@ -103,6 +103,7 @@ def test_one_that_dies_while_it_is_measured_is_out() -> None:
     outcome = arena.hold()
     assert [tried.way for tried in outcome.passed] == [B]
     assert "SIGSEGV" in outcome.tried[1].excluded
+    assert outcome.tried[1].code == "worker_exited"
 
 
 def test_where_memory_is_short_each_is_started_anew_for_its_turn() -> None:

@@ -331,6 +331,10 @@ def test_an_accelerator_that_is_not_ready_says_why() -> None:
     assert (
         reason(found, "tpu", "edgetpu", "EdgeTPU") == f"the Edge TPU is there and not ready: {why}"
     )
+    assert found.absent == ("tpu",)
+    assert planned(pack(compiled), device(LITERT, TPU)).absent == ("tpu",)
+    ready = device(LITERT, TPU, accelerators=(replace(chip, ready=True),))
+    assert not planned(pack(compiled), ready).absent
 
 
 def test_a_provider_that_the_build_lacks_is_told_with_what_it_has() -> None:

@@ -1,8 +1,10 @@
 """`edgeward run` on this machine with an Edge TPU in a USB port, as far as its files tell:
-`--config FILE`. Its library is looked for as always, so LD_LIBRARY_PATH can name a double's."""
+`--config FILE`. Its library is looked for as always, so LD_LIBRARY_PATH can name a double's. The
+port is empty as long as a file is there that STICK_AWAY names."""
 
 from __future__ import annotations
 
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,9 @@ _FILES = {
 }
 
 
+_AWAY = Path(os.environ.get("STICK_AWAY", "/nowhere"))
+
+
 class WithStick(Folder):
     """The machine's files and those of the stick."""
 
@@ -29,7 +34,7 @@ class WithStick(Folder):
         return _FILES[path] if path in _FILES else super().read(path, most)
 
     def names(self, path: str, most: int) -> list[str]:
-        if path != "/sys/bus/usb/devices":
+        if path != "/sys/bus/usb/devices" or _AWAY.exists():
             return super().names(path, most)
         try:
             return ["9-1", *super().names(path, most - 1)]

@@ -29,6 +29,22 @@ def test_what_did_not_pass_is_no_runner_up() -> None:
     assert choice(ONE, out=(OTHER,)).runner_up is None
 
 
+def test_an_accelerator_that_could_not_be_had_is_tried_again_unless_it_is_the_pack_s_fault() -> (
+    None
+):
+    def lost(code: str) -> Choice:
+        return Choice(OTHER, (Tried(OTHER), Tried(TPU, "it is away", code)))
+
+    for code in ("accelerator_failed", "worker_exited", "worker_timed_out"):
+        again = lost(code).again
+        assert again is not None
+        assert again.way == TPU
+        assert lost(code).waits
+    for code in ("", "self_test_failed", "model_rejected", "memory_limit"):
+        assert lost(code).lost is not None
+        assert not lost(code).waits
+
+
 def test_a_way_reads_as_people_say_it() -> None:
     assert str(TWO) == "fp32 on onnx, 2 threads"
     assert str(TPU) == "int8 on edgetpu (edgetpu), 1 thread"

@@ -61,7 +61,7 @@ def on_tpu(tmp_path: Path, packs: Packs, double: Double) -> Iterator[Running]:
         tmp_path,
         packs,
         limits=f"accelerator_retry_s = {RETRY_S}",
-        environment={"LD_LIBRARY_PATH": str(double.folder)},
+        environment={"LD_LIBRARY_PATH": str(double.folder), "STICK_AWAY": str(tmp_path / "away")},
         program=(str(PROGRAM),),
     ) as here:
         yield here
@@ -199,6 +199,43 @@ def test_one_that_refuses_leaves_the_pack_to_the_cpu_and_the_report_says_why(
     assert (told["wanted"], told["got"]) == ("edgetpu", "XNNPACK")
     assert WORDS[how] in told["why"]
     assert WORDS[how] in on_tpu.device.log
+
+
+def test_one_that_refused_is_tried_again_and_takes_over_without_a_lost_message(
+    on_tpu: Running, packed: Packed, double: Double
+) -> None:
+    double.set("silent null")
+    on_tpu.serve(a=slot(packed))
+    assert "is out and is tried again: " in runs_on(on_tpu, "a", "XNNPACK")["why"]
+    with Stream(on_tpu, "a") as stream:
+        stream.more(50)
+        double.plug()
+        runs_on(on_tpu, "a", "edgetpu")
+        stream.more(50)
+        stream.finish()
+    assert stream.providers() == ["XNNPACK", "edgetpu"]
+    assert stream.longest_silence_s() < SILENCE_S
+
+
+def test_one_that_is_plugged_in_later_is_found_and_gets_what_was_not_fetched_for_it(
+    on_tpu: Running, packed: Packed, tmp_path: Path
+) -> None:
+    away = tmp_path / "away"
+    away.touch()
+    on_tpu.serve(a=slot(packed))
+    assert placement(on_tpu, "a") == {
+        "wanted": "XNNPACK",
+        "got": "XNNPACK",
+        "operators": 1.0,
+        "time": 1.0,
+    }
+    with Stream(on_tpu, "a") as stream:
+        stream.more(50)
+        away.unlink()
+        runs_on(on_tpu, "a", "edgetpu")
+        stream.more(50)
+        stream.finish()
+    assert stream.providers() == ["XNNPACK", "edgetpu"]
 
 
 def test_a_demand_for_it_is_refused_where_it_is_not_had(
