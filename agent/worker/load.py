@@ -207,7 +207,7 @@ def _check_format(head: bytes, variant: Variant) -> None:
     kind = formats.recognise(head)
     if kind == variant.format:
         return
-    if kind not in {known.name for known in formats.FORMATS}:
+    if kind not in {known.name for known in formats.known()}:
         # Says what the file is instead; of a head alone it cannot say more.
         formats.describe(head)
     raise PackError(f"the manifest calls {variant.file} {variant.format}, it is {kind}")
