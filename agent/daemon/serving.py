@@ -212,8 +212,7 @@ class SlotServer:
             await self._drain()
         finally:
             # Also where nobody waits any longer: the end of a worker that we end is no death.
-            if self._overdue is not None:
-                self._overdue.cancel()
+            self._stop_looking()
             worker, self.worker = self.worker, None
             if worker is not None:
                 worker.stop()
@@ -223,10 +222,8 @@ class SlotServer:
 
     def _attach(self, worker: Worker) -> None:
         self.worker = worker
-        if self._overdue is not None:
-            # Of the way before this one, which may have had much more time.
-            self._overdue.cancel()
-            self._overdue = None
+        # Of the way before this one, which may have had much more time.
+        self._stop_looking()
         if self.running is not None:
             self._watcher = Watcher(worker, self.running.patience)
             self._first_look_s = self._watcher.first_look_s(self.running.message_deadline_s)
@@ -276,6 +273,9 @@ class SlotServer:
             self._take(results)
         finally:
             effects.release()
+        if not self.lane.in_flight:
+            # A timer that fires for nothing costs twenty times what ending it does.
+            self._stop_looking()
 
     def _take(self, results: list[frames.Frame]) -> None:
         now = self._loop.time()
@@ -506,6 +506,11 @@ class SlotServer:
             log.warning("slot=%s no worker: %s", self.lane.name, why)
             self._count_death(why, self._loop.time())
             delay = max(0.1, self.health.restart_after_s())
+
+    def _stop_looking(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
 
     def _check(self) -> None:
         """End a worker that hangs, or has been silent on one message for longer than it may."""
