@@ -22,6 +22,9 @@ from agent.wire.mqtt.options import Will
 from agent.wire.mqtt.packets import Message, Oversized
 from agent.wire.mqtt.properties import Properties
 
+# A deployment that could not be saved is asked for again after so long: the disk may be full still.
+ASK_AGAIN_S = 30.0
+
 
 class BrokerLink:
     """A `Link` over a broker. See `agent.links.api`.
@@ -49,6 +52,7 @@ class BrokerLink:
             on_oversized=self._on_oversized,
         )
         self._connection.subscribe(dialect.subscriptions())
+        self._asking: asyncio.TimerHandle | None = None
 
     @property
     def state(self) -> Standing:
@@ -82,6 +86,8 @@ class BrokerLink:
         await self._connection.run()
 
     async def stop(self) -> None:
+        if self._asking is not None:
+            self._asking.cancel()
         with suppress(AgentError):
             offline = self._dialect.offline()
             self._connection.publish(offline.topic, offline.payload, qos=0, retain=True)
@@ -125,11 +131,23 @@ class BrokerLink:
                 self._connection.ack(message)
             else:
                 # Saved, then acknowledged: a kill in between brings the document again.
-                saved.add_done_callback(partial(self._acknowledge_saved, message))
+                saved.add_done_callback(partial(self._after_saving, message))
 
-    def _acknowledge_saved(self, message: Message, saved: asyncio.Future[None]) -> None:
-        if not saved.cancelled() and saved.exception() is None:
+    def _after_saving(self, message: Message, saved: asyncio.Future[None]) -> None:
+        if saved.cancelled():
+            return  # the agent ends
+        if saved.exception() is None:
             self._connection.ack(message)
+            return
+        # The broker repeats it on the next connection, which nothing else may bring for weeks.
+        self._connection.forget(message)
+        if self._asking is None:
+            loop = asyncio.get_running_loop()
+            self._asking = loop.call_later(ASK_AGAIN_S, self._ask_again)
+
+    def _ask_again(self) -> None:
+        self._asking = None
+        self._connection.reconnect()
 
     def _take(self, message: Message) -> asyncio.Future[None] | None:
         """Do what a message means; a future where it must be saved first."""
