@@ -8,12 +8,11 @@ from typing import Any
 
 import click
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from agent.cli import exits, options, tail
 from agent.cli.commands import HELP_SETTINGS
 from agent.cli.configuration import load_settings
+from agent.cli.status_table import print_status
 from agent.documents.text import printable
 from agent.errors import AgentError, UsageError
 from agent.links.local import ask, find_socket
@@ -36,18 +35,6 @@ Example:
 
 """ + exits.epilog(exits.DONE, exits.USAGE)
 
-# Counters that stand at 0 where all is well.
-_COUNTED = {
-    "rejected": "rejected",
-    "dead_letters": "dead letters",
-    "bad_outputs": "bad outputs",
-    "unsent": "unsent",
-    "acknowledged_early": "acknowledged early",
-    "worker_restarts": "worker restarts",
-    "waiting": "waiting now",
-}
-_STYLES = {"active": "green", "failed": "red", "rolled_back": "red"}
-
 
 @click.command(epilog=STATUS_EPILOG, context_settings=HELP_SETTINGS)
 @options.config
@@ -65,7 +52,7 @@ def status(config: Path | None, as_json: bool, **values: Any) -> int:
     else:
         terminal = Console(highlight=False)
         # A pipe has no width of its own; what reads it wants whole words.
-        _print_status(
+        print_status(
             terminal if terminal.is_terminal else Console(highlight=False, width=200),
             _printable(found),
         )
@@ -152,84 +139,3 @@ def _printable(found: Any) -> Any:
 
 def _all_kinds(kind: type[AgentError]) -> list[type[AgentError]]:
     return [kind, *(deeper for child in kind.__subclasses__() for deeper in _all_kinds(child))]
-
-
-def _print_status(console: Console, found: dict[str, Any]) -> None:
-    link = found.get("link") or {}
-    why = f" ({link['error']})" if link.get("error") else ""
-    console.print(
-        escape(
-            f"device {found.get('device', '?')} · agent {found.get('agent', '?')} · "
-            f"link {link.get('state', 'unknown')}{why} · "
-            f"deployment {found.get('deployment') or 'none yet'}"
-        ),
-        soft_wrap=True,
-    )
-    for name in ("refused", "trouble"):
-        if found.get(name):
-            _print_failure(console, name, found[name])
-    slots = found.get("slots") or {}
-    if slots:
-        console.print(_slot_table(slots))
-    for name, slot in slots.items():
-        if slot.get("error"):
-            _print_failure(console, name, slot["error"])
-        if slot.get("isolation"):
-            isolation = escape(f"{name}: {_isolation(slot['isolation'])}")
-            console.print(isolation, style="dim", soft_wrap=True)
-        counted = [f"{what} {slot[key]}" for key, what in _COUNTED.items() if slot.get(key)]
-        if counted:
-            console.print(escape(f"{name}: {', '.join(counted)}"), style="dim", soft_wrap=True)
-
-
-def _isolation(isolation: dict[str, Any]) -> str:
-    policy = isolation.get("policy", "strict")
-    words = [f"isolation {isolation.get('level', 'none')}"]
-    words += [f"policy {policy}"] if policy != "strict" else []
-    missing = isolation.get("missing") or {}
-    words += [f"without {', '.join(missing)}"] if missing else []
-    return ", ".join(words)
-
-
-def _print_failure(console: Console, name: str, failure: dict[str, Any]) -> None:
-    hint = f" ({failure['hint']})" if failure.get("hint") else ""
-    code = f" [{failure['code']}]" if failure.get("code") else ""
-    said = escape(f"{failure.get('message')}{hint}{code}")
-    console.print(f"[red]{escape(name)}[/]: {said}", soft_wrap=True)
-
-
-def _slot_table(slots: dict[str, Any]) -> Table:
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    for column in ("slot", "state", "model", "runtime", "p50 ms", "worker", "predictions", "lost"):
-        table.add_column(column)
-    for name, slot in slots.items():
-        state = str(slot.get("state", ""))
-        style = _STYLES.get(state, "yellow")
-        table.add_row(
-            escape(name),
-            f"[{style}]{escape(state + _share(slot.get('progress')))}[/]",
-            escape(_model(slot)),
-            escape(" ".join(str(slot.get(key) or "") for key in ("runtime", "provider"))),
-            _number(slot.get("p50_ms")),
-            _number(slot.get("worker_pid")),
-            _number(slot.get("predictions")),
-            _number(slot.get("dropped")),
-        )
-    return table
-
-
-def _model(slot: dict[str, Any]) -> str:
-    named = f"{slot.get('name') or ''} {slot.get('version') or ''}".strip()
-    return named or str(slot.get("pack") or "")[:19]
-
-
-def _share(progress: object) -> str:
-    if not isinstance(progress, dict) or not progress.get("total_bytes"):
-        return ""
-    return f" {progress.get('done_bytes', 0) / progress['total_bytes']:.0%}"
-
-
-def _number(value: object) -> str:
-    if isinstance(value, float):
-        return f"{value:.3g}"
-    return "" if value is None else str(value)

@@ -12,13 +12,14 @@ import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import msgspec
 
 from agent.control import power
 from agent.control.heat import (
     HINTS,
+    WORST_FIRST,
     Easing,
     Reading,
     Rules,
@@ -118,6 +119,15 @@ class Climate:
     def condition(self) -> str:
         """The device's; nothing before the first look."""
         return self._strain.worst if self._seen is not None else ""
+
+    def status(self) -> dict[str, Any]:
+        """The condition of now for a person, by the names of the status document."""
+        seen = self._seen
+        if seen is None:
+            return {"condition": ""}
+        held = sorted(self._strain.conditions, key=WORST_FIRST.index)
+        degrees = {} if seen.hottest_c is None else {"temperature_c": seen.hottest_c}
+        return {"condition": self.condition, "conditions": held, **degrees}
 
     @property
     def power_mode(self) -> str:

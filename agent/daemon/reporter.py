@@ -185,7 +185,7 @@ class Reporter:
         report: dict[str, Any] = msgspec.to_builtins(self.report())
         report["link"] = _standing(self.link.state)
         if self.climate is not None:
-            report["condition"] = self.climate.condition
+            report.update(self.climate.status())
         for name, entry in report.get("slots", {}).items():
             server = self.servers.get(name)
             if server is not None:

@@ -67,8 +67,12 @@ class Status(Report, frozen=True, omit_defaults=True, kw_only=True):
         slots: By slot, with counters.
         link: Where the link stands.
         condition: The device's at present, as in telemetry; absent while nothing is known.
+        conditions: All that hold, the worst first.
+        temperature_c: Of the hottest sensor; absent where none tells.
     """
 
     slots: dict[str, SlotStatus] = msgspec.field(default_factory=dict)  # type: ignore[assignment]
     link: LinkStatus
     condition: str = ""
+    conditions: tuple[str, ...] = ()
+    temperature_c: float | None = None

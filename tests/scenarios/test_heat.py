@@ -65,7 +65,9 @@ def test_a_hot_device_runs_fewer_messages_and_loses_none(
     machine.heat(92.0)
     assert "92" in here.event("device_hot")["message"]
     assert "10 messages a second" in here.event("policy_applied", slot="a")["message"]
-    assert here.device.status()["condition"] == "hot"
+    status = here.device.status()
+    assert (status["condition"], status["temperature_c"]) == ("hot", 92.0)
+    assert status["conditions"] == ["hot", "warm"]
     started = time.monotonic()
     names = send(here, 0, 25)
     here.user.wait_for("out/a", 25)
