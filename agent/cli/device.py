@@ -45,12 +45,9 @@ def run(arguments: list[str]) -> int:
     if options.check:
         return check(options.config)
     settings = load_settings(options.config)
-    from agent.daemon.warm import WarmTemplates
-
-    templates = WarmTemplates(Path(settings.state_dir).absolute())
     from agent.daemon.app import main
 
-    return main(settings, templates=templates)
+    return main(settings)
 
 
 def check(path: Path | None) -> int:

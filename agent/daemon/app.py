@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import ctypes
 import dataclasses
+import gc
 import hashlib
 import logging
 import os
@@ -20,7 +21,8 @@ import msgspec
 
 from agent import __version__
 from agent.control import events as e
-from agent.control.state import DeviceState, choice_for, packs_needed
+from agent.control.state import DeviceState, packs_needed
+from agent.daemon import early
 from agent.daemon.acts import Acts
 from agent.daemon.bus import Bus
 from agent.daemon.climate import Climate, Outlook
@@ -37,7 +39,7 @@ from agent.daemon.returning import Returning
 from agent.daemon.serving import Hooks, SlotServer
 from agent.daemon.supervisor import Supervisor
 from agent.daemon.systemd import Notifier
-from agent.daemon.warm import WarmTemplates, find_groups
+from agent.daemon.warm import Hint, WarmTemplates, find_groups, serving_runtimes
 from agent.device import vitals
 from agent.documents import codec
 from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment, Slot
@@ -48,7 +50,6 @@ from agent.links.api import Link, Owner, Standing
 from agent.links.local import socket_path
 from agent.links.mqtt import Backoff, LinkOptions, MqttLink, end_session
 from agent.links.mqtt_options import options_for
-from agent.links.template import start_template
 from agent.store.files import Files
 from agent.store.lock import lock_state_dir
 from agent.wire.topic_rules import check_topics
@@ -88,6 +89,7 @@ class Daemon:
         self._failed = False
         self._boot = os.urandom(4).hex()
         self.disk = Disk(files, settings, self._boot)
+        self._hint = Hint(files, Path(settings.state_dir))
         self.store = self.disk.packs
         self.disk.tidy()
         self.supervisor = supervisor
@@ -246,6 +248,7 @@ class Daemon:
         self.reporter.moved(before, after, event)
         self.returning.look()
         self._tell_lost_state(after)
+        self._hint.follow(after)
 
     def _tell_lost_state(self, state: DeviceState) -> None:
         lost = StoreCorrupt(
@@ -312,8 +315,11 @@ class Daemon:
                 self._failed = True
                 self._stop.set()
 
-    async def run(self) -> bool:
+    async def run(self, templates: WarmTemplates | None = None) -> bool:
         """Serve until SIGTERM or SIGINT.
+
+        Args:
+            templates: Those that were started before it was known what serves.
 
         Returns:
             Whether that is why it ended.
@@ -327,10 +333,12 @@ class Daemon:
         if self.disk.damage is not None:
             self.reporter.failed("state_damaged", self.disk.damage)
         # Runtimes import while the connection is being made.
-        for slot in state.slots.values():
-            choice = choice_for(state, slot.serving) if slot.serving is not None else None
-            if choice is not None:
-                self.supervisor.prepare(choice.way.runtime)
+        needed = serving_runtimes(state)
+        for runtime in sorted(needed):
+            self.supervisor.prepare(runtime)
+        if templates is not None:
+            templates.end_all_but(needed)
+        self._hint.follow(state)
         self._spawn(self.acts.serve_what_served())
         await self.local.start()
         self._spawn(self.link.run(), core="the link")
@@ -406,14 +414,12 @@ def main(
     settings: Settings,
     *,
     files: Files | None = None,
-    templates: WarmTemplates | None = None,
     outlook: Outlook | None = None,
 ) -> int:
     """Run the daemon until it is told to stop.
 
     Args:
         files: The layer that everything on disk goes through.
-        templates: Processes of runtimes that were started already.
         outlook: Where heat and power are looked at, and how often.
 
     Returns:
@@ -425,21 +431,25 @@ def main(
     """
     bus_of(settings)
     _keep_memory_private()
+    # What was imported stays for good: no collection needs to look at it again.
+    gc.freeze()
+    gc.enable()
     # Workers and fetchers start elsewhere: every path they are given must be whole.
     root = Path(settings.state_dir).absolute()
     settings = msgspec.structs.replace(settings, state_dir=str(root))
     with lock_state_dir(root):
         start_logging(settings.log_level, root / "log")
-        done = asyncio.run(_run(settings, files or Files(), templates, outlook))
+        done = asyncio.run(_run(settings, files or Files(), outlook))
         return 0 if done else 1
 
 
-async def _run(
-    settings: Settings, files: Files, templates: WarmTemplates | None, outlook: Outlook | None
-) -> bool:
-    start = start_template if templates is None else templates.start
-    groups = find_groups() if templates is None else templates.groups
-    return await Daemon(settings, files, Supervisor(start, groups=groups), outlook).run()
+async def _run(settings: Settings, files: Files, outlook: Outlook | None) -> bool:
+    templates = WarmTemplates(early.take())
+    supervisor = Supervisor(templates.start, groups=find_groups())
+    try:
+        return await Daemon(settings, files, supervisor, outlook).run(templates)
+    finally:
+        templates.end_all_but(())
 
 
 def _keep_memory_private() -> None:

@@ -1,65 +1,26 @@
-"""Starts the runtimes of a device before the rest of the agent is imported.
-
-Importing a runtime takes longer than importing the agent; done at one time, on two processors, a
-restarted device predicts that much earlier. This module imports little for that reason.
-"""
+"""Templates that were started before the agent was, for the supervisor to take over; and the hint
+by which the next start will do the same."""
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable
+from contextlib import suppress
 from pathlib import Path
 
-import msgspec
-
+from agent.control.state import DeviceState, choice_for
+from agent.daemon import early
 from agent.errors import IsolationUnavailable, StoreError
 from agent.links.cgroups import WorkerGroups
+from agent.links.spawn import Spawned
 from agent.links.template import TemplateProcess, start_template
 from agent.store.files import Files
-from agent.store.state import StateFile
-
-
-class _Serving(msgspec.Struct):
-    pack: str
-
-
-class _Slot(msgspec.Struct):
-    serving: _Serving | None = None
-
-
-class _Way(msgspec.Struct):
-    runtime: str
-
-
-class _Choice(msgspec.Struct):
-    way: _Way
-
-
-class _Known(msgspec.Struct):
-    """As much of `agent.control.state.DeviceState` as says which runtimes are needed."""
-
-    slots: dict[str, _Slot] = {}
-    qualified: dict[str, _Choice] = {}
-
-
-def find_groups() -> WorkerGroups | None:
-    """Control groups for workers; None where the agent was given none, which reports then say."""
-    try:
-        return WorkerGroups.find()
-    except IsolationUnavailable:
-        return None
 
 
 class WarmTemplates:
-    """Template processes that were started early, for the supervisor to take over."""
+    """Hands out templates, those first that are there already."""
 
-    def __init__(self, state_dir: Path) -> None:
-        # Before the first child: the agent's processes move to a group of their own.
-        self.groups = find_groups()
-        self._started: dict[str, TemplateProcess] = {}
-        for runtime in _runtimes(state_dir):
-            try:
-                self._started[runtime] = start_template(runtime)
-            except OSError:
-                return  # the supervisor tries again, and says why not
+    def __init__(self, started: Iterable[Spawned]) -> None:
+        self._started = {spawned.runtime: TemplateProcess(spawned) for spawned in started}
 
     def start(self, runtime: str) -> TemplateProcess:
         """Hand over a process that is there, or start one.
@@ -69,17 +30,39 @@ class WarmTemplates:
         """
         return self._started.pop(runtime, None) or start_template(runtime)
 
+    def end_all_but(self, needed: Container[str]) -> None:
+        """End what nobody will ask for: the hint was not right."""
+        for runtime in [name for name in self._started if name not in needed]:
+            self._started.pop(runtime).kill()
 
-def _runtimes(state_dir: Path) -> set[str]:
-    """The runtimes of the packs that served last; none where that cannot be read."""
+
+class Hint:
+    """The file that says which runtimes serve, kept as the state has it."""
+
+    def __init__(self, files: Files, state_dir: Path) -> None:
+        self._files = files
+        self._path = state_dir / early.HINT_NAME
+        self._written: str | None = None
+
+    def follow(self, state: DeviceState) -> None:
+        """Write it where the state says something new; a disk that takes nothing is no trouble."""
+        names = "".join(f"{name}\n" for name in sorted(serving_runtimes(state)))
+        if names == self._written:
+            return
+        with suppress(StoreError):
+            self._files.replace(self._path, names.encode())
+        self._written = names
+
+
+def serving_runtimes(state: DeviceState) -> set[str]:
+    """The runtimes of what serves."""
+    choices = [choice_for(state, slot.serving) for slot in state.slots.values() if slot.serving]
+    return {choice.way.runtime for choice in choices if choice is not None}
+
+
+def find_groups() -> WorkerGroups | None:
+    """Control groups for workers; None where the agent was given none, which reports then say."""
     try:
-        document = StateFile(Files(), state_dir / "state").load().document
-        known = msgspec.json.decode(document or b"{}", type=_Known)
-    except (StoreError, msgspec.DecodeError, UnicodeDecodeError):
-        return set()
-    serving = {slot.serving.pack for slot in known.slots.values() if slot.serving is not None}
-    return {
-        choice.way.runtime
-        for key, choice in known.qualified.items()
-        if key.partition("|")[0] in serving
-    }
+        return WorkerGroups.find()
+    except IsolationUnavailable:
+        return None

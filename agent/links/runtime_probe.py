@@ -15,7 +15,8 @@ from msgspec.structs import replace
 from agent.documents.device import RuntimeFacts
 from agent.documents.text import printable
 from agent.errors import AgentError, RuntimeUnavailable
-from agent.links.template import ENVIRONMENT, TemplateProcess, start_template
+from agent.links.spawn import ENVIRONMENT
+from agent.links.template import TemplateProcess, start_template
 from agent.wire.worker import TemplateEvent
 
 MAX_RUNTIMES = 64

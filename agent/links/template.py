@@ -7,36 +7,18 @@ Nothing here blocks, save `start_template` for the few milliseconds of an exec: 
 from __future__ import annotations
 
 import io
-import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 
 import msgspec
 
 from agent.documents.text import printable
 from agent.errors import AgentError, MemoryLimit, RuntimeUnavailable, WorkerError, WorkerExited
+from agent.links.spawn import Spawned, spawn_template
 from agent.wire.worker import Load, TemplateEvent, read
 
-# All that a template, and so each worker, gets to know of its surroundings.
-ENVIRONMENT = {
-    "PATH": "/usr/bin:/bin",
-    "HOME": "/nonexistent",
-    "LANG": "C.UTF-8",
-    # ONNX Runtime's wheels call home unless this is set before they are imported.
-    "ORT_DISABLE_TELEMETRY": "1",
-    # A helper thread in the template would make it unsafe to fork.
-    "OPENBLAS_NUM_THREADS": "1",
-    "OMP_NUM_THREADS": "1",
-    # glibc otherwise gives a run's memory back after each message and faults it in again.
-    "MALLOC_TRIM_THRESHOLD_": "67108864",
-    "MALLOC_MMAP_THRESHOLD_": "67108864",
-}
-# What the agent's own environment may add: where its operator keeps libraries of accelerators.
-_PASSED_ON = ("LD_LIBRARY_PATH",)
 # What a worker's stream can hold before the sender waits; the kernel caps it at `wmem_max`.
 STREAM_BYTES = 1024 * 1024
 LAST_WORDS_BYTES = 4096
@@ -62,19 +44,13 @@ _NO_MEMORY = re.compile(r"bad_alloc|annot allocate memory|MemoryError|ut of memo
 class TemplateProcess:
     """A running template process. Made by `start_template`."""
 
-    def __init__(
-        self,
-        runtime: str,
-        process: subprocess.Popen[bytes],
-        control: socket.socket,
-        output: io.FileIO,
-    ) -> None:
-        self.runtime = runtime
-        self.pid = process.pid
+    def __init__(self, spawned: Spawned) -> None:
+        self.runtime = spawned.runtime
+        self.pid = spawned.child.pid
         # Readable when `read_events` has something to say, the end included.
-        self.control = control
-        self._process = process
-        self._output = output
+        self.control = spawned.control
+        self._child = spawned.child
+        self._output = io.FileIO(spawned.output)
         # It has told that its runtime is imported.
         self.is_ready = False
         self._last_words = b""
@@ -162,18 +138,18 @@ class TemplateProcess:
 
     def kill(self) -> None:
         """End the template and, with it, its workers. Safe to call twice."""
-        self._process.kill()
-        self._process.wait()
+        self._child.kill()
+        self._child.wait()
         self._drain_output()
         self.control.close()
         self._output.close()
 
     def _wait(self) -> int:
         try:
-            return self._process.wait(_EXIT_DEADLINE_S)
-        except subprocess.TimeoutExpired:
-            self._process.kill()
-            return self._process.wait()
+            return self._child.wait(_EXIT_DEADLINE_S)
+        except TimeoutError:
+            self._child.kill()
+            return self._child.wait()
 
     def _drain_output(self) -> None:
         # The pipe does not make its writers wait: what comes while it is full is lost, so a
@@ -192,33 +168,7 @@ def start_template(runtime: str) -> TemplateProcess:
     Raises:
         OSError: The machine has no room for one more process or descriptor.
     """
-    with ExitStack() as kept:
-        own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        kept.enter_context(own)
-        with theirs:
-            own.setblocking(False)
-            read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-            output = kept.enter_context(io.FileIO(read_end))
-            with io.FileIO(write_end, "w") as log:
-                process = _execute(runtime, theirs, log)
-        kept.pop_all()
-    return TemplateProcess(runtime, process, own, output)
-
-
-def _execute(runtime: str, control: socket.socket, log: io.FileIO) -> subprocess.Popen[bytes]:
-    return subprocess.Popen(
-        [
-            *(sys.executable, "-I", "-m", "agent.worker"),
-            *(runtime, str(control.fileno()), str(os.getpid())),
-        ],
-        stdin=subprocess.DEVNULL,
-        stdout=log,
-        stderr=log,
-        pass_fds=(control.fileno(),),
-        env={**ENVIRONMENT, **{k: os.environ[k] for k in _PASSED_ON if k in os.environ}},
-        cwd="/",
-        start_new_session=True,
-    )
+    return TemplateProcess(spawn_template(runtime))
 
 
 def describe_status(status: int) -> str:

@@ -7,18 +7,25 @@ meant to be typed.
 
 from __future__ import annotations
 
+import gc
+import os
 import signal
 import socket
 import sys
 
-from agent.worker import confine
-from agent.worker.confine import Plan
-from agent.worker.trial import Trial
+# Importing makes many objects and next to no garbage; `template` lets the collector go on.
+gc.disable()
+
+from agent.worker import confine  # noqa: E402
+from agent.worker.confine import Plan  # noqa: E402
+from agent.worker.trial import Trial  # noqa: E402
 
 
 def main() -> None:
     """Serve as a template until the socket's other end closes."""
     runtime, descriptor, parent = sys.argv[1:]
+    os.chdir("/")
+    confine.close_all_but({0, 1, 2, int(descriptor)})
     control = socket.socket(fileno=int(descriptor))
     # A Ctrl-C in the terminal is for the program that started this process.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

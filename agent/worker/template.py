@@ -331,8 +331,8 @@ def _prepare(runtime_name: str) -> Runtime:
             hint="check OPENBLAS_NUM_THREADS, OMP_NUM_THREADS and ORT_DISABLE_TELEMETRY",
         )
     # What is imported stays; the collector must not touch, and so copy, its pages in each worker.
-    gc.collect()
     gc.freeze()
+    gc.enable()
     return runtime
 
 

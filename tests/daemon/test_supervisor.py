@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import io
 import os
 import signal
 import socket
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -27,6 +25,7 @@ from agent.errors import (
     WorkerTimedOut,
 )
 from agent.links.cgroups import WorkerGroups
+from agent.links.spawn import CONTROL, spawn
 from agent.links.template import TemplateProcess
 from agent.wire.worker import Load
 
@@ -36,16 +35,8 @@ WITHIN_S = 10.0
 
 
 def start_hostile(how: str) -> TemplateProcess:
-    own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    own.setblocking(False)
-    read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-    with theirs, io.FileIO(write_end, "w") as log:
-        process = subprocess.Popen(
-            [sys.executable, str(PROGRAM), how, str(theirs.fileno())],
-            stderr=log,
-            pass_fds=(theirs.fileno(),),
-        )
-    return TemplateProcess(how, process, own, io.FileIO(read_end))
+    command = [sys.executable, str(PROGRAM), how, str(CONTROL)]
+    return TemplateProcess(spawn(how, command, dict(os.environ)))
 
 
 def play(story: Callable[[Supervisor], Awaitable[None]], idle_s: float = 60.0) -> None:

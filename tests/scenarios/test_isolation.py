@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from agent.links.template import ENVIRONMENT
+from agent.links.spawn import ENVIRONMENT
 from tests.scenarios.conftest import Packs
 from tests.scenarios.device import until
 from tests.scenarios.running import Running, running, slot

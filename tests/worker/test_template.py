@@ -25,6 +25,7 @@ from agent.errors import (
     WorkerExited,
     WorkerTimedOut,
 )
+from agent.links import spawn
 from agent.links import template as templates
 from agent.links.template import TemplateProcess, describe_exit, start_template
 from agent.links.worker import BlockingWorker
@@ -105,7 +106,7 @@ def test_it_is_ready_with_one_thread_and_a_fixed_environment(template: TemplateP
     assert len(list(Path(f"/proc/{template.pid}/task").iterdir())) == 1
     environment = Path(f"/proc/{template.pid}/environ").read_bytes().split(b"\0")[:-1]
     told = dict(entry.decode().split("=", 1) for entry in environment)
-    assert told == templates.ENVIRONMENT
+    assert told == spawn.ENVIRONMENT
     assert told["ORT_DISABLE_TELEMETRY"] == "1"
 
 
