@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino
-from openvino.frontend import FrontEndManager
 
 from agent.documents.device import RuntimeFacts
 from agent.documents.manifest import Datatype, Tensor
@@ -19,6 +17,7 @@ from agent.formats.magic import is_onnx, is_tflite
 from agent.runtimes import installed
 from agent.runtimes.api import Array, Arrays, Wanted, shorten
 from agent.runtimes.inputs import check_inputs
+from agent.runtimes.openvino_silent import FrontEndManager, openvino
 
 OLDEST = "2024.0"
 CPU = "CPU"

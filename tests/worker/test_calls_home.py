@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -53,8 +54,15 @@ def calls(log: Path) -> list[str]:
 
 @pytest.mark.parametrize(
     ("runtime", "model"),
-    [("onnx", models.relu_onnx()), ("tflite", models.relu_tflite())],
-    ids=["onnx", "tflite"],
+    [
+        pytest.param("onnx", models.relu_onnx(), id="onnx"),
+        pytest.param("tflite", models.relu_tflite(), id="tflite"),
+        pytest.param(
+            *("openvino", models.relu_onnx()),
+            id="openvino",
+            marks=pytest.mark.skipif(find_spec("openvino") is None, reason="needs openvino"),
+        ),
+    ],
 )
 def test_no_connection_is_tried_and_no_file_is_written(
     runtime: str, model: bytes, tmp_path: Path
@@ -64,7 +72,8 @@ def test_no_connection_is_tried_and_no_file_is_written(
     log = tmp_path / "trace"
     if traced(log, "network", ["true"]).returncode != 0:
         pytest.skip("strace may not trace here")
-    pack = make_pack(tmp_path / "pack", model, runtime, [X], [Y])
+    suffix = "tflite" if runtime == "tflite" else "onnx"
+    pack = make_pack(tmp_path / "pack", model, suffix, [X], [Y])
     request = tmp_path / "request"
     request.write_bytes(v2({"x": ("FP32", [1, 4], [1.0] * 4)}))
     done = traced(
