@@ -25,6 +25,7 @@ class Proven:
     max_deviation: float
     # Of the self-test's messages the one that takes longest, from payload to answer.
     message_ms: float | None = None
+    load_ms: float | None = None
 
 
 class Runner(Protocol):
@@ -222,6 +223,7 @@ class Contest:
             cpu_ms=round(found.cpu_ms, 4),
             first_ms=round(trial.first_ms, 4),
             message_ms=proven.message_ms,
+            load_ms=proven.load_ms,
             peak_memory_bytes=trial.peak_memory_bytes,
             max_deviation=proven.max_deviation,
             placement=proven.placement,

@@ -122,6 +122,17 @@ class Outdated:
 
 
 @dataclass(frozen=True)
+class Compiled:
+    """What a slot's choice had pending was compiled, proven and measured, or was no good."""
+
+    slot: str
+    pack: str
+    # What it was when that began, and what it is now.
+    before: Choice
+    choice: Choice
+
+
+@dataclass(frozen=True)
 class SlotStopped:
     """A slot that is gone has left nothing behind."""
 
@@ -131,7 +142,9 @@ class SlotStopped:
 RolloutEvent = (
     Fetched | Verified | Qualified | Switched | ProbationPassed | Restored | RetryDue | StepFailed
 )
-SlotEvent = CrashLooped | Recovered | Unservable | Outdated | RollbackRequested | SlotStopped
+SlotEvent = (
+    CrashLooped | Recovered | Unservable | Outdated | Compiled | RollbackRequested | SlotStopped
+)
 Event = DesiredArrived | DesiredRefused | SlotEvent | RolloutEvent
 
 

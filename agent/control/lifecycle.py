@@ -39,8 +39,10 @@ from agent.control.state import (
     Phase,
     Rollout,
     SlotState,
+    choice_for,
     choice_key,
     packs_needed,
+    settled,
 )
 from agent.documents.choice import Choice
 from agent.documents.deployment import Slot
@@ -302,10 +304,25 @@ def _outdated(state: DeviceState, event: e.Outdated) -> Step:
     entry = state.slots.get(event.slot)
     if entry is None or entry.serving is None or entry.serving.pack != event.pack:
         return Step(state)
-    if entry.rollout is not None or entry.looping is not None or entry.damaged is not None:
+    if not settled(entry):
         return Step(state)
     again = Rollout(0, entry.serving, Phase.QUALIFYING, state.deployment, back=True)
     return start(state, event.slot, entry, again)
+
+
+def _compiled(state: DeviceState, event: e.Compiled) -> Step:
+    """Remember what came of it; where another way is better now, switch to it like to anything
+    else. A choice that was made meanwhile knows better."""
+    entry = state.slots.get(event.slot)
+    if entry is None or entry.serving is None or entry.serving.pack != event.pack:
+        return Step(state)
+    if choice_for(state, entry.serving) != event.before or not settled(entry):
+        return Step(state)
+    state = _remember(state, entry.serving, event.choice)
+    if event.choice.way.plain == event.before.way.plain:
+        return Step(state)
+    over = Rollout(0, entry.serving, Phase.SWITCHING, state.deployment, back=True)
+    return start(state, event.slot, entry, over)
 
 
 def _rollback(state: DeviceState, event: e.RollbackRequested) -> Step:
@@ -345,6 +362,7 @@ DECISIONS: Mapping[type, Callable[[DeviceState, Any], Step]] = {
     e.Recovered: _recovered,
     e.Unservable: _unservable,
     e.Outdated: _outdated,
+    e.Compiled: _compiled,
     e.RollbackRequested: _rollback,
     e.SlotStopped: _stopped,
 }

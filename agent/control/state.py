@@ -127,6 +127,12 @@ def choice_for(state: DeviceState, slot: Slot) -> Choice | None:
     return state.qualified.get(choice_key(slot))
 
 
+def settled(entry: SlotState) -> bool:
+    """Whether a slot serves, and well, and nothing is on its way."""
+    troubled = entry.looping is not None or entry.damaged is not None
+    return entry.serving is not None and entry.rollout is None and not troubled
+
+
 def targets_of(state: DeviceState) -> tuple[Slot, ...]:
     """Everything that a slot serves, can go back to, or is on its way to."""
     return tuple(

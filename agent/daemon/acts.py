@@ -10,12 +10,15 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from agent.control import events as e
 from agent.control.hangs import patience
 from agent.control.heat import lighter
 from agent.control.rollouts import same_target
 from agent.control.state import DeviceState, SlotState, choice_for, targets_of
 from agent.daemon.bus import Bus
+from agent.daemon.compiling import Wanted
 from agent.daemon.fetch import Fetcher
 from agent.daemon.lane import DeadLetter, Effects, Lane
 from agent.daemon.meters import SlotMeters
@@ -72,6 +75,8 @@ class Acts:
     progressed: Callable[[], None]
     # A slot's pack cannot be started from what is on disk.
     unservable: Callable[[str, Failure], None]
+    # Where what was compiled for a way is; nothing: it is compiled at the load.
+    compiled: Callable[[Manifest, Way], Awaitable[str]]
     servers: dict[str, SlotServer] = field(default_factory=dict)
     progress: dict[str, Progress] = field(default_factory=dict)
     _stopping: dict[str, asyncio.Task[None]] = field(default_factory=dict)
@@ -211,7 +216,7 @@ class Acts:
 
     async def _take_over(self, name: str, target: Slot, *, on_probation: bool) -> None:
         await self._gone(name)
-        plan = self._plan(name, target)
+        plan = await self._with_compiled(self._plan(name, target))
         server = self.servers.get(name) or self._new_server(name, target)
         try:
             await server.switch(plan, on_probation=on_probation)
@@ -311,7 +316,9 @@ class Acts:
             try:
                 if damage is not None:
                     raise damage
-                server.serve(self._plan(name, server.lane.spec))
+                plan = await self._with_compiled(self._plan(name, server.lane.spec))
+                if self.servers.get(name) is server and server.plan is None:
+                    server.serve(plan)
             except AgentError as error:
                 log.error("slot=%s cannot serve: %s", name, error)
                 self.unservable(name, failure_of(error))
@@ -366,6 +373,33 @@ class Acts:
             patience_s = max(ACCELERATED_DEADLINE_S, ACCELERATED_PATIENCE * best.p95_ms / 1000)
             plan = replace(plan, message_deadline_s=min(plan.message_deadline_s, patience_s))
         return plan
+
+    async def _with_compiled(self, plan: Plan) -> Plan:
+        """Point a plan, and what may take its place, to what was compiled for it.
+
+        Where that is gone and something else can serve, it does, until the choice is made anew: to
+        compile at the load may take minutes.
+        """
+        if plan.spare is not None:
+            plan = replace(plan, spare=await self._with_compiled(plan.spare))
+        if plan.lighter is not None:
+            plan = replace(plan, lighter=await self._with_compiled(plan.lighter))
+        if not plan.way.compiled:
+            return plan
+        folder = await self.compiled(plan.manifest, plan.way)
+        if not folder and plan.spare is not None:
+            return plan.spare
+        return replace(plan, load=structs.replace(plan.load, cache=folder))
+
+    def to_compile(self, name: str, target: Slot, choice: Choice) -> Wanted:
+        """What compiling for a slot takes."""
+        manifest = self._manifest(target.pack)
+
+        def load(way: Way) -> Load:
+            return self._plan_of(name, target, manifest, way, probe=True).load
+
+        deadline_s = self._deadline_s(manifest)
+        return Wanted(name, target.pack, manifest, choice, load, deadline_s)
 
     def _plan_of(
         self,

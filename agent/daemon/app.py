@@ -27,6 +27,7 @@ from agent.daemon.acts import Acts
 from agent.daemon.bus import Bus
 from agent.daemon.climate import Climate, Outlook
 from agent.daemon.commands import Commands, roll_back
+from agent.daemon.compiling import Compiling
 from agent.daemon.disk import Disk
 from agent.daemon.fetch import Fetcher
 from agent.daemon.lane import Lane
@@ -162,6 +163,17 @@ class Daemon:
             state=lambda: self.reconciler.state,
             progressed=lambda: self.reporter.changed(),
             unservable=lambda slot, failure: self.reconciler.feed(e.Unservable(slot, failure)),
+            compiled=lambda manifest, way: self.compiling.folder(manifest, way),
+        )
+        self.compiling = Compiling(
+            self.disk.compiled,
+            Path(self.settings.state_dir),
+            self.supervisor,
+            self.settings.limits,
+            self._choose,
+            state=lambda: self.reconciler.state,
+            prepare=self.acts.to_compile,
+            feed=lambda event: self.reconciler.settle(event),
         )
         self.supervisor.is_spare = self.acts.is_spare
         self.returning = Returning(
@@ -226,7 +238,7 @@ class Daemon:
 
         if self._chooser is None:
             here = Here(Path(self.settings.state_dir))
-            self._chooser = Chooser(here, self.settings.limits, self.supervisor)
+            self._chooser = Chooser(here, self.settings.limits, self.supervisor, self.disk.compiled)
         return self._chooser
 
     def _make_commands(self) -> None:
@@ -247,6 +259,7 @@ class Daemon:
     def _moved(self, before: DeviceState, after: DeviceState, event: e.Event) -> None:
         self.reporter.moved(before, after, event)
         self.returning.look()
+        self.compiling.look()
         self._tell_lost_state(after)
         self._hint.follow(after)
 
@@ -348,6 +361,8 @@ class Daemon:
         self._spawn(self._look_whether_choices_hold())
         self.returning.look()
         self._spawn(self.climate.run())
+        self._spawn(self.compiling.run(), core="the compiler")
+        self.compiling.look()
         if self._notifier.watchdog_every_s is not None:
             self._spawn(self._keep_alive(self._notifier.watchdog_every_s), core="the watchdog")
         self._notifier.ready()

@@ -13,18 +13,21 @@ from dataclasses import dataclass
 from msgspec.structs import replace
 
 from agent.control.choice import Round
-from agent.control.contest import Contest, Proven, Rules
+from agent.control.compiled import Sorted, compiler_of, sort_out, still_pending
+from agent.control.contest import Contest, Outcome, Proven, Rules
 from agent.control.fingerprint import Ran, cache_key, fingerprint
-from agent.control.objections import PlanLimits
+from agent.control.objections import PlanLimits, files_for
 from agent.control.plan import Plan, plan
 from agent.daemon.here import Conditions, Here, Known
 from agent.daemon.supervisor import Probe, Supervisor
 from agent.documents.choice import Choice, Way
 from agent.documents.deployment import Pin
+from agent.documents.device import Device
 from agent.documents.manifest import Manifest
 from agent.documents.settings import LimitSettings
 from agent.errors import AgentError, ModelRejected
 from agent.links.rounds import ROUND, ROUND_DEADLINE_S, proven
+from agent.store.compiled import CompiledStore
 from agent.wire.worker import Load
 
 log = logging.getLogger(__name__)
@@ -33,10 +36,17 @@ log = logging.getLogger(__name__)
 class Chooser:
     """Chooses ways to run packs."""
 
-    def __init__(self, here: Here, limits: LimitSettings, supervisor: Supervisor) -> None:
+    def __init__(
+        self,
+        here: Here,
+        limits: LimitSettings,
+        supervisor: Supervisor,
+        compiled: CompiledStore,
+    ) -> None:
         self._here = here
         self._limits = limits
         self._supervisor = supervisor
+        self._compiled = compiled
 
     @property
     def hot_c(self) -> float | None:
@@ -89,6 +99,50 @@ class Chooser:
         known = await self._here.look()
         planned = self._plan(manifest, known, pin)
         limits = known.recognised.limits
+        ways, left_out = _within_budget(
+            [candidate.way for candidate in planned.candidates],
+            (limits.threads or int(known.device.cpu.usable)) - threads_taken,
+        )
+        folders, sorted_out = await asyncio.to_thread(self._sort_out, manifest, known, ways)
+        left_out = (*planned.refused, *left_out)
+
+        def load_for(way: Way) -> Load:
+            return replace(load(way), cache=folders.get(way, ""))
+
+        outcome = await self.hold(manifest, sorted_out.now, load_for, deadline_s)
+        if outcome.passed:
+            left_out = (*left_out, *sorted_out.left_out)
+        elif sorted_out.later:
+            outcome = await self.hold(manifest, sorted_out.later, load_for, deadline_s)
+        if not outcome.passed:
+            # Fewer threads would not have helped, so what other slots take is no reason.
+            reasons = [*planned.refused, *(f"{t.way}: {t.excluded}" for t in outcome.tried)]
+            if len(outcome.failures) == len(reasons) == 1:
+                raise outcome.failures[0]
+            raise _none_runs(outcome.failures, reasons)
+        choice = outcome.choice(left_out, key_of(manifest, outcome.passed[0].way, known.device))
+        absent = planned.absent if pin is None else ()
+        return replace(choice, pending=still_pending(sorted_out.pending, outcome), absent=absent)
+
+    async def hold(
+        self,
+        manifest: Manifest,
+        ways: Sequence[Way],
+        load: Callable[[Way], Load],
+        deadline_s: float,
+    ) -> Outcome:
+        """Prove some ways to run a pack, and measure them in turn.
+
+        Args:
+            manifest: Of a pack that is on disk.
+            ways: What is tried.
+            load: What a worker would be told to load.
+            deadline_s: How long one message may take.
+
+        Raises:
+            AgentError: A retryable one: they cannot be tried at this moment.
+        """
+        known = self._here.known or await self._here.look()
 
         async def begin(way: Way) -> ProbeRunner:
             probe = await self._supervisor.probe(
@@ -97,36 +151,47 @@ class Chooser:
             return ProbeRunner(probe, self._here.conditions)
 
         rules = Rules(
-            limits.measure_s,
+            known.recognised.limits.measure_s,
             known.device.memory.available_bytes // 2,
             manifest.limits,
             1000 * deadline_s,
         )
-        ways, left_out = _within_budget(
-            [candidate.way for candidate in planned.candidates],
-            (limits.threads or int(known.device.cpu.usable)) - threads_taken,
-        )
-        left_out = (*planned.refused, *left_out)
-        outcome = await Contest(ways, begin, rules, asyncio.get_running_loop().time).hold()
-        if not outcome.passed:
-            # Fewer threads would not have helped, so what other slots take is no reason.
-            reasons = [*planned.refused, *(f"{t.way}: {t.excluded}" for t in outcome.tried)]
-            if len(outcome.failures) == len(reasons) == 1:
-                raise outcome.failures[0]
-            raise _none_runs(outcome.failures, reasons)
-        choice = outcome.choice(left_out, key_of(manifest, outcome.passed[0].way, known))
-        return choice if pin is not None else replace(choice, absent=planned.absent)
+        return await Contest(ways, begin, rules, asyncio.get_running_loop().time).hold()
+
+    async def key(self, manifest: Manifest, way: Way) -> str:
+        """What a way rests on now; what is compiled for it is kept under this name."""
+        return key_of(manifest, way, (await self._here.look()).device)
 
     async def still_holds(self, manifest: Manifest, choice: Choice) -> bool:
-        """Whether what a choice rests on is as it was: device, driver, kernel, runtime."""
-        known = await self._here.look()
-        return key_of(manifest, choice.way, known) == choice.key
+        """Whether what a choice rests on is as it was: device, driver, kernel, runtime, and what
+        was compiled for it."""
+        key = await self.key(manifest, choice.way)
+        return key == choice.key and (not choice.way.compiled or self._compiled.has(key))
 
     async def has_come(self, manifest: Manifest, choice: Choice) -> bool:
         """Whether an accelerator is there for a variant that needs it, and was not when this
         choice was made."""
         planned = self._plan(manifest, await self._here.look(), None)
         return not set(choice.absent) <= set(planned.absent)
+
+    def _sort_out(
+        self, manifest: Manifest, known: Known, ways: Sequence[Way]
+    ) -> tuple[dict[Way, str], Sorted]:
+        """Say which ways take part in a contest, and where what was compiled for them is. Reads it
+        all."""
+        compiling, folders, refused = [], {}, {}
+        for way in ways if self._limits.compiled_mb else ():
+            if compiler_of(way, known.device) is None:
+                continue
+            compiling.append(way)
+            key = key_of(manifest, way, known.device)
+            folder, why = self._compiled.use(key), self._compiled.refused(key)
+            if folder is not None:
+                folders[replace(way, compiled=True)] = str(folder)
+            elif why:
+                refused[way] = why
+        ready = [way for way in compiling if replace(way, compiled=True) in folders]
+        return folders, sort_out(ways, compiling, ready, refused)
 
     def _plan(self, manifest: Manifest, known: Known, pin: Pin | None) -> Plan:
         limits = PlanLimits(worker_memory_bytes=self._limits.worker_memory_mb << 20)
@@ -166,21 +231,27 @@ def _within_budget(ways: Sequence[Way], threads: int) -> tuple[list[Way], tuple[
     return kept, tuple(out)
 
 
-def key_of(manifest: Manifest, way: Way, known: Known) -> str:
-    """What the choice of a way rests on: where it is another, the choice is made again."""
+def key_of(manifest: Manifest, way: Way, device: Device) -> str:
+    """What the choice of a way rests on: where it is another, the choice is made again, and what
+    was compiled for it is of no use."""
     variant = next((one for one in manifest.variants if one.name == way.variant), None)
     file = manifest.files.get(variant.file) if variant is not None else None
-    facts = known.device.runtime(way.runtime)
+    facts = device.runtime(way.runtime)
+    # What the model may read of the pack, and what it was proven by.
+    others = [name for name in files_for(manifest, [way.variant]) if manifest.files[name] != file]
+    versions = [compiler_of(way, device) or "", facts.driver if facts is not None else ""]
     ran = Ran(
         file.digest if file is not None else "",
+        external=tuple(manifest.files[name].digest for name in others),
         runtime=way.runtime,
         version=facts.version if facts is not None else "",
         package=facts.package if facts is not None else "",
         provider=way.provider,
+        provider_version=" ".join(filter(None, versions)),
         threads=way.threads,
         options=way.options,
     )
-    return cache_key(ran, fingerprint(known.device), known.device.cpu.usable)
+    return cache_key(ran, fingerprint(device), device.cpu.usable)
 
 
 def _none_runs(failures: Sequence[AgentError], reasons: Sequence[str]) -> AgentError:

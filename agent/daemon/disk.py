@@ -17,6 +17,7 @@ from agent.control.state import DeviceState
 from agent.documents.settings import Settings
 from agent.errors import StoreCorrupt, StoreError
 from agent.store.ballast import Ballast
+from agent.store.compiled import CompiledStore
 from agent.store.files import Files
 from agent.store.packs import PackStore
 from agent.store.spool import Spool
@@ -47,11 +48,13 @@ class Disk:
         # What `load_state` found damaged, and what that means.
         self.damage: StoreCorrupt | None = None
         self.packs = PackStore(files, self._root, settings.limits.store_mb << 20)
+        self.compiled = CompiledStore(files, self._root, settings.limits.compiled_mb << 20)
 
     def tidy(self) -> None:
         """Remove what an interrupted start left, and put by what a full disk will need."""
         try:
             self.packs.sweep()
+            self.compiled.sweep()
         except StoreError as error:
             log.error("the store was not tidied: %s", error)
         self._fill_ballast()

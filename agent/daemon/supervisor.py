@@ -16,6 +16,7 @@ import msgspec
 from agent import errors
 from agent.daemon.templates import Template, no_worker
 from agent.daemon.workers import EXIT_DEADLINE_S, Worker
+from agent.documents.device import RuntimeFacts
 from agent.documents.report import Isolation
 from agent.links.cgroups import WorkerGroups
 from agent.links.template import TemplateProcess, start_template
@@ -98,6 +99,16 @@ class Supervisor:
     def prepare(self, runtime: str) -> None:
         """Begin to start a runtime's template, so that it is there when it is needed."""
         self._template(runtime).add_done_callback(_tell_failure)
+
+    async def facts(self, runtime: str) -> RuntimeFacts:
+        """What a runtime says of itself in its template process, which is started.
+
+        Raises:
+            AgentError: It does not start.
+        """
+        template = await asyncio.shield(self._template(runtime))
+        event = template.first_event.result()
+        return event.facts or RuntimeFacts(runtime, usable=True, version=event.version)
 
     async def start(self, runtime: str, load: Load, deadline_s: float) -> Worker:
         """Start a worker and let it load; returns when it is ready to serve.
@@ -217,6 +228,7 @@ def _bounded(ready: Ready) -> Ready:
             why=ready.placement.why[:MAX_REASON_CHARACTERS],
         ),
         variant=_word(ready.variant),
+        compiled=_word(ready.compiled),
         isolation=_words(ready.isolation),
     )
 

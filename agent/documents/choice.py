@@ -9,6 +9,7 @@ import msgspec
 from agent.documents.names import Natural, Positive, ShortText, Text
 from agent.documents.report import Placement
 
+MAX_TRIED, MAX_LEFT_OUT = 32, 64
 # Chosen only where nothing else passes.
 LAST_RESORT = frozenset(("reference",))
 # Errors of an accelerated way that say nothing against the pack, and may be over later.
@@ -28,6 +29,7 @@ class Way(msgspec.Struct, frozen=True, omit_defaults=True):
         provider: What it computes on; nothing: its CPU kernels.
         threads: How many a run may use.
         options: For the provider.
+        compiled: It is loaded from what the runtime compiled on this device before.
     """
 
     variant: ShortText
@@ -35,6 +37,7 @@ class Way(msgspec.Struct, frozen=True, omit_defaults=True):
     provider: ShortText = ""
     threads: Positive = 1
     options: Annotated[dict[ShortText, ShortText], msgspec.Meta(max_length=32)] = {}
+    compiled: bool = False
 
     @property
     def accelerated(self) -> bool:
@@ -42,14 +45,24 @@ class Way(msgspec.Struct, frozen=True, omit_defaults=True):
         return self.provider not in CPU_PROVIDERS
 
     @property
+    def plain(self) -> Way:
+        """The same without what was compiled before."""
+        return msgspec.structs.replace(self, compiled=False)
+
+    @property
     def last_resort(self) -> bool:
         """Whether it serves only where nothing else does: made for exactness, not for speed."""
         return self.runtime in LAST_RESORT
 
+    def __hash__(self) -> int:
+        # Options are no value that can be hashed; two ways that differ in them alone are rare.
+        return hash((self.variant, self.runtime, self.provider, self.threads, self.compiled))
+
     def __str__(self) -> str:
         """`fp32 on onnx, 2 threads`, for people."""
         on = f"{self.runtime} ({self.provider})" if self.provider else self.runtime
-        return f"{self.variant} on {on}, {self.threads} thread{'s' * (self.threads > 1)}"
+        ahead = ", compiled before" if self.compiled else ""
+        return f"{self.variant} on {on}, {self.threads} thread{'s' * (self.threads > 1)}{ahead}"
 
 
 class Tried(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -66,6 +79,7 @@ class Tried(msgspec.Struct, frozen=True, omit_defaults=True):
         first_ms: The very first call.
         message_ms: Of the self-test's messages the one that takes longest, once warm, from payload
             to answer.
+        load_ms: From the file to a loaded model.
         peak_memory_bytes: Of its process.
         max_deviation: Farthest that an answer was from the self-test's.
         placement: Where its operators ran.
@@ -81,6 +95,7 @@ class Tried(msgspec.Struct, frozen=True, omit_defaults=True):
     cpu_ms: float | None = None
     first_ms: float | None = None
     message_ms: float | None = None
+    load_ms: float | None = None
     peak_memory_bytes: Natural | None = None
     max_deviation: float | None = None
     placement: Placement | None = None
@@ -97,14 +112,17 @@ class Choice(msgspec.Struct, frozen=True, omit_defaults=True):
         left_out: Ways that were not even tried, with the reason.
         key: Digest of everything that the result depends on: measured again when it changes.
         absent: Variants that only an accelerator can run which was absent, or not ready.
+        pending: Ways that the runtime compiles while another one serves; then they are measured
+            beside it.
     """
 
     way: Way
-    tried: Annotated[tuple[Tried, ...], msgspec.Meta(max_length=32)] = ()
+    tried: Annotated[tuple[Tried, ...], msgspec.Meta(max_length=MAX_TRIED)] = ()
     because: Text = ""
-    left_out: Annotated[tuple[Text, ...], msgspec.Meta(max_length=64)] = ()
+    left_out: Annotated[tuple[Text, ...], msgspec.Meta(max_length=MAX_LEFT_OUT)] = ()
     key: ShortText = ""
-    absent: Annotated[tuple[ShortText, ...], msgspec.Meta(max_length=64)] = ()
+    absent: Annotated[tuple[ShortText, ...], msgspec.Meta(max_length=MAX_LEFT_OUT)] = ()
+    pending: Annotated[tuple[Way, ...], msgspec.Meta(max_length=MAX_TRIED)] = ()
 
     @property
     def best(self) -> Tried | None:

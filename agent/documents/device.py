@@ -191,6 +191,9 @@ class RuntimeFacts(msgspec.Struct, frozen=True, omit_defaults=True):
         opset: The newest ONNX operator set that it knows.
         ir_version: The newest ONNX file layout that it knows.
         operators: All that it knows, where it knows only some; nothing: ask it.
+        compiles: The providers for which it compiles a model into files that a later start is
+            spared the work by; and for each the version of what compiles, where that is another
+            than the library's.
         why: Why it is not usable.
         hint: What to do about that.
     """
@@ -205,6 +208,7 @@ class RuntimeFacts(msgspec.Struct, frozen=True, omit_defaults=True):
     opset: Natural | None = None
     ir_version: Natural | None = None
     operators: Words = ()
+    compiles: Annotated[dict[ShortText, ShortText], msgspec.Meta(max_length=32)] = {}
     why: Text = ""
     hint: Text = ""
 

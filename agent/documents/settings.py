@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from agent.documents.codec import convert
-from agent.documents.names import Positive
+from agent.documents.names import Natural, Positive
 from agent.errors import DocumentError, UsageError
 
 DeviceId = Annotated[
@@ -105,6 +105,9 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         worker_memory_mb: Most private writable memory of one worker.
         worker_deadline_s: Longest time for one message in a worker, which is then replaced.
         probe_deadline_s: Longest time for loading a pack, and for qualifying it.
+        compiled_mb: Most that models which runtimes compiled on this device may take on disk; 0:
+            nothing is compiled ahead.
+        compile_deadline_s: Longest time for compiling one.
         accelerator_retry_s: How long after an accelerator failed it is tried again; twice as long
             each time it fails anew, up to ten minutes.
     """
@@ -114,6 +117,8 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     worker_memory_mb: Annotated[int, msgspec.Meta(ge=64)] = 512
     worker_deadline_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 10.0
     probe_deadline_s: Annotated[float, msgspec.Meta(gt=0, le=3600)] = 60.0
+    compiled_mb: Natural = 512
+    compile_deadline_s: Annotated[float, msgspec.Meta(gt=0, le=86400)] = 1800.0
     accelerator_retry_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 5.0
 
 

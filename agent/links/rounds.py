@@ -19,4 +19,5 @@ def proven(probed: Probed) -> Proven:
         probed.peak_memory_bytes,
         probed.max_deviation,
         probed.message_ms,
+        load_ms=probed.ready.load_ms,
     )

@@ -32,7 +32,10 @@ _ENDED_BY_LIMIT = {
         "took more processor time to load than it may",
         "the model does not end loading, or is too large for this machine",
     ),
-    -signal.SIGXFSZ: ("tried to write a file", "a model may write nothing"),
+    -signal.SIGXFSZ: (
+        "tried to write a file",
+        "a model may write nothing, and what compiles it no file of more than 1 GiB",
+    ),
     -signal.SIGSYS: (
         "made a system call that it may not make",
         "the runtime needs what the worker's confinement denies: docs/isolation.md",
@@ -60,8 +63,8 @@ class TemplateProcess:
 
         Args:
             number: As long as this template lives, no other's.
-            load: What it will be told to load: its folder is all that it gets to see, its policy
-                how it is confined.
+            load: What it will be told to load: its folders are all that it gets to see, its
+                policy how it is confined.
             group: The open `cgroup.procs` of the control group that it is to live in; it stays the
                 caller's.
 
@@ -76,7 +79,12 @@ class TemplateProcess:
             try:
                 for end in (own, theirs):
                     end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, STREAM_BYTES)
-                request = {"worker": number, "directory": load.directory, "policy": load.policy}
+                request = {
+                    "worker": number,
+                    "directory": load.directory,
+                    "cache": load.cache,
+                    "policy": load.policy,
+                }
                 sent = [theirs.fileno()] if group is None else [theirs.fileno(), group]
                 socket.send_fds(self.control, [msgspec.json.encode(request)], sent)
             except OSError:

@@ -36,8 +36,9 @@ class Wanted:
             be harmless and refuses the others.
         share: Of a device that other processes use too.
         memory_mb: What the process that loads it for others may take more; 0: that has its limit.
-        cache: A folder of this model, runtime, driver and device alone, where the library may keep
-            what it compiles; None: nowhere.
+        cache: A folder of this model, runtime, driver and device alone, for what the library
+            compiles; None: there is none.
+        fill: Put there what is compiled. False: use what is there; the folder cannot be written.
     """
 
     provider: str = ""
@@ -46,6 +47,7 @@ class Wanted:
     share: Share = ALONE
     memory_mb: int = 0
     cache: Path | None = None
+    fill: bool = False
 
 
 class Session(Protocol):
@@ -131,6 +133,16 @@ class Runtime(Protocol):
                 what it has.
             MemoryError: The model needs more memory than this process may have.
         """
+
+
+class CompiledSession(Session, Protocol):
+    """A session of a runtime that compiles (`RuntimeFacts.compiles`) and can tell whether it was
+    spared that."""
+
+    @property
+    def compiled(self) -> str:
+        """`used`: it was loaded from `Wanted.cache`. `refused`: what is there is of no use, and
+        the model was compiled anew. Nothing: there is none."""
 
 
 class ExclusiveRuntime(Runtime, Protocol):

@@ -62,13 +62,15 @@ class OnnxRuntime:
     def facts(self) -> RuntimeFacts:
         """Say what this build offers; whether a provider works is shown by a session only."""
         newest = _limits()
+        offer = onnx_providers.offered(onnxruntime.get_available_providers())
         return RuntimeFacts(
             self.name,
             usable=True,
             version=self.version,
             package=next(iter(self._packages), ""),
             formats=self.formats,
-            providers=onnx_providers.offered(onnxruntime.get_available_providers()),
+            providers=offer,
+            compiles=onnx_providers.compiling(offer, _library_folders()),
             opset=newest.get("opset"),
             ir_version=newest.get("ir_version"),
         )
@@ -88,6 +90,12 @@ class OnnxRuntime:
         except Exception as error:
             raise refusal(error, self.version, model.name) from None
         return OnnxSession(native, placement, outputs)
+
+
+def _library_folders() -> list[Path]:
+    """Where TensorRT's library is installed by its own packages, and by the system's."""
+    packages = Path(onnxruntime.__file__).parents[1]
+    return [*packages.glob("tensorrt*_libs"), *Path("/usr/lib").glob("*-linux-gnu")]
 
 
 def _limits() -> dict[str, int]:

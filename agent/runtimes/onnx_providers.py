@@ -48,7 +48,8 @@ class Provider(NamedTuple):
         install: What brings it; for the refusal where a build has none.
         behind: What takes the operators that it does not, before the CPU.
         threads: The option that says how many CPU threads it may use itself.
-        cache: The options that make it keep what it compiles in a folder.
+        cache: The options that make it keep what it compiles in a folder, and those with which it
+            only uses what is there; None: it compiles nothing that is worth keeping.
         optimises: It wants the graph as it is in the file and optimises it itself.
     """
 
@@ -56,7 +57,7 @@ class Provider(NamedTuple):
     install: str = ""
     behind: tuple[str, ...] = ()
     threads: str = ""
-    cache: Callable[[str], dict[str, str]] = lambda folder: {}
+    cache: Callable[[str, bool], dict[str, str]] | None = None
     optimises: bool = False
 
 
@@ -93,11 +94,11 @@ PROVIDERS: Mapping[str, Provider] = {
         },
         install="onnxruntime-gpu, with the TensorRT that it was built for",
         behind=("CUDAExecutionProvider",),
-        cache=lambda folder: {
+        cache=lambda folder, fill: {
             "trt_engine_cache_enable": "1",
             "trt_engine_cache_path": folder,
-            "trt_timing_cache_enable": "1",
-            "trt_timing_cache_path": folder,
+            # It is written whenever an engine is built, so it has no place in a sealed folder.
+            **({"trt_timing_cache_enable": "1", "trt_timing_cache_path": folder} if fill else {}),
         },
     ),
     "OpenVINOExecutionProvider": Provider(
@@ -113,7 +114,7 @@ PROVIDERS: Mapping[str, Provider] = {
         },
         install="onnxruntime-openvino (x86_64 only)",
         threads="num_of_threads",
-        cache=lambda folder: {"cache_dir": folder},
+        cache=lambda folder, fill: {"cache_dir": folder},
         optimises=True,
     ),
     "QNNExecutionProvider": Provider(
@@ -167,6 +168,22 @@ def offered(available: Sequence[str]) -> tuple[str, ...]:
     return tuple(name for name in available if name in PROVIDERS)
 
 
+def compiling(offer: Sequence[str], folders: Sequence[Path]) -> dict[str, str]:
+    """Return which providers compile what is worth keeping, and what compiles it.
+
+    Args:
+        offer: From `offered`.
+        folders: Where TensorRT's library may be.
+    """
+    found = sorted(
+        path.name.partition(".so.")[2]
+        for folder in folders
+        for path in folder.glob("libnvinfer.so.*.*")
+    )
+    versions = {"TensorrtExecutionProvider": found[-1] if found else ""}
+    return {name: versions.get(name, "") for name in offer if PROVIDERS[name].cache is not None}
+
+
 def plan(wanted: Wanted, available: Sequence[str]) -> Plan:
     """Turn what is wanted into what a session is made with.
 
@@ -189,8 +206,8 @@ def plan(wanted: Wanted, available: Sequence[str]) -> Plan:
         # It brings a pool of its own; two of them would fight for the same cores.
         own[provider.threads] = str(threads)
         threads = 1
-    if wanted.cache is not None:
-        own.update(provider.cache(str(_own_folder(wanted.cache))))
+    if wanted.cache is not None and provider.cache is not None:
+        own.update(provider.cache(str(_own_folder(wanted.cache)), wanted.fill))
     after = [other for other in (*provider.behind, CPU) if other in offer and other != name]
     return Plan(
         name,

@@ -21,6 +21,9 @@ from agent.runtimes.openvino_silent import FrontEndManager, openvino
 
 OLDEST = "2024.0"
 CPU = "CPU"
+# The one file that it compiles into: `CompiledModel.export_model`. Its own cache (CACHE_DIR) would
+# still read the model at each start, and chooses the names of its files itself.
+BLOB = "model.blob"
 # Of the library's properties, those that name no file; its names and values.
 OPTIONS: Mapping[str, re.Pattern[str]] = {
     "EXECUTION_MODE_HINT": re.compile("ACCURACY|PERFORMANCE"),
@@ -69,6 +72,7 @@ class OpenvinoRuntime:
             package=next(iter(installed.distributions(openvino.__file__)), ""),
             formats=self.formats,
             providers=self._providers,
+            compiles=dict.fromkeys(self._providers, ""),
         )
 
     def probe(self) -> str | None:
@@ -76,12 +80,21 @@ class OpenvinoRuntime:
         return None if CPU in self._providers else "its build has no plugin for the CPU"
 
     def load(self, model: Path, wanted: Wanted, *, outputs: Sequence[str] = ()) -> OpenvinoSession:
-        """Load a model by its path, and compile it for a device."""
+        """Load a model by its path, and compile it for a device, unless that was done before."""
         device = wanted.provider or CPU
         properties = self._properties(device, wanted)
-        core, graph = openvino.Core(), _read(model)
+        core = openvino.Core()
+        compiled, told = None, ""
+        if wanted.cache is not None and not wanted.fill:
+            compiled, told = _import(core, wanted.cache / BLOB, device, properties)
+        if compiled is not None:
+            return OpenvinoSession(compiled, device, outputs, told=told)
+        graph = _read(model)
         try:
-            return OpenvinoSession(core.compile_model(graph, device, properties), device, outputs)
+            compiled = core.compile_model(graph, device, properties)
+            if wanted.cache is not None and wanted.fill:
+                (wanted.cache / BLOB).write_bytes(_exported(compiled))
+            return OpenvinoSession(compiled, device, outputs, told=told)
         except RuntimeError as error:
             if _NO_MEMORY.search(str(error)):
                 raise MemoryError(shorten(error)) from None
@@ -117,15 +130,15 @@ class OpenvinoRuntime:
             # Otherwise a processor that computes in bf16 does so, unasked.
             properties["INFERENCE_PRECISION_HINT"] = "f32"
             properties["INFERENCE_NUM_THREADS"] = str(max(1, wanted.threads))
-        if wanted.cache is not None:
-            properties["CACHE_DIR"] = str(wanted.cache)
         return {**properties, **wanted.options}
 
 
 class OpenvinoSession:
     """One compiled model and one request to it."""
 
-    def __init__(self, compiled: Any, wanted: str, outputs: Sequence[str], why: str = "") -> None:
+    def __init__(
+        self, compiled: Any, wanted: str, outputs: Sequence[str], why: str = "", told: str = ""
+    ) -> None:
         chosen = [
             (place, port)
             for place, port in enumerate(compiled.outputs)
@@ -133,6 +146,8 @@ class OpenvinoSession:
         ]
         self.inputs = tuple(map(_tensor, compiled.inputs))
         self.outputs = tuple(_tensor(port) for _, port in chosen)
+        # What became of what was compiled before; see `CompiledSession`.
+        self.compiled = told
         self._request: Any = compiled.create_infer_request()
         self._places = {port.any_name: place for place, port in chosen}
         self._ranked = {
@@ -169,6 +184,25 @@ class OpenvinoSession:
         if self._has_free_inputs:
             return BadInput(f"the model cannot run on an input of this shape: {_reason(error)}")
         return ModelError(f"the model failed while running: {_reason(error)}")
+
+
+def _import(core: Any, blob: Path, device: str, properties: dict[str, str]) -> tuple[Any, str]:
+    """Return what was compiled before, or None; and what became of it."""
+    try:
+        data = blob.read_bytes()
+    except OSError:
+        return None, ""
+    try:
+        return core.import_model(data, device, properties), "used"
+    except RuntimeError:
+        # Of another version or for another device: its place says that it is for this one.
+        return None, "refused"
+
+
+def _exported(compiled: Any) -> bytes:
+    """Return what a later start is loaded from; it holds the weights too."""
+    data = compiled.export_model()
+    return data if isinstance(data, bytes) else bytes(data.getbuffer())
 
 
 def _plugins(folder: Path) -> tuple[str, ...]:

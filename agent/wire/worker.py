@@ -21,6 +21,8 @@ T = TypeVar("T", bound=msgspec.Struct)
 # The largest encoded prediction, and the largest frame of a worker: its sequences come on top.
 MAX_PREDICTION_BYTES = 8 * 1024 * 1024
 MAX_ANSWER_BYTES = 12 * 1024 * 1024
+# The policy by which a process compiles what is to be served by another one.
+COMPILES_AS = {"strict": "compile", "gpu": "compile-gpu"}
 
 
 class Load(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -45,6 +47,9 @@ class Load(msgspec.Struct, frozen=True, omit_defaults=True):
     require_isolation: str = "basic"
     # How much more than computing the worker may do: a name of `agent.worker.policies`.
     policy: str = "strict"
+    # Where there is what was compiled of the model, for this runtime on this device; nothing: there
+    # is none. Under a policy of `COMPILES_AS` it is put there.
+    cache: str = ""
 
 
 class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -58,6 +63,11 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
     isolation: Isolation = Isolation()
     # False where the model keeps hidden state that cannot be rebuilt by replaying messages.
     replayable: bool = True
+    # From the file to a loaded session.
+    load_ms: float = 0.0
+    # What became of what was compiled before: `used`, or `refused`, and then compiled anew.
+    # Nothing: there was none, or the library does not tell.
+    compiled: str = ""
 
 
 class Failed(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from agent.documents.report import Isolation
+from agent.errors import IsolationUnavailable
 from agent.worker import kernel, landlock, namespaces, root, seccomp
 from agent.worker.ladder import level_of
 from agent.worker.policies import POLICIES, STAND_ALLOW_LIST, STRICT, Policy
@@ -29,6 +30,12 @@ OPEN_FILES = 64
 PROCESSES = 256
 # Of the processor, until a model is loaded: a backstop behind the deadlines of who waits for it.
 LOAD_CPU_S = 900
+# The same for one that compiles, and the largest file that it may write.
+COMPILE_CPU_S, COMPILED_FILE_BYTES = 7200, 1 << 30
+# Behind everything else for the processor, and only when nobody else uses the disk
+# (IOPRIO_CLASS_IDLE of ioprio_set(2)).
+_NICE, _WHO_PROCESS, _IDLE_CLASS = 19, 1, 3 << 13
+_IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "armv7l": 314}
 LAST_WORDS_BYTES = 8 * 1024 * 1024
 # What can be left out where it cannot be had. Without `user` none of the others of OWN.
 LAYERS = (*namespaces.FLAGS, "root", "landlock", "syscalls", "allow_list")
@@ -112,10 +119,25 @@ def confine(plan: Plan, view: View, policy_name: str = STRICT) -> Held:
     policy = POLICIES[policy_name]
     held = Held(policy_name, {}, dict(plan.missing))
     be_the_first_to_go()
+    _stand_back(policy)
     os.umask(0o077)
     for step in (_enter_namespaces, _enter_root, _limit, _give_up_rights, _use_landlock, _deny):
         step(plan, view, policy, held)
     return held
+
+
+def check_compiles(held: Held) -> None:
+    """Refuse to write files in a process that could write anywhere.
+
+    Raises:
+        IsolationUnavailable: Neither layer that confines writing to one folder holds.
+    """
+    if POLICIES[held.policy].compiles and not held.layers.keys() & {"root", "landlock"}:
+        raise IsolationUnavailable(
+            "nothing confines what a model's compiler writes to one folder: there is neither a "
+            "private root nor Landlock",
+            hint="docs/isolation.md says what brings them; without them nothing is compiled ahead",
+        )
 
 
 def join_group(descriptors: list[int]) -> str:
@@ -167,10 +189,11 @@ def allow_last_words() -> None:
     resource.setrlimit(resource.RLIMIT_DATA, (hard, hard))
 
 
-def limit_cpu() -> None:
+def limit_cpu(held: Held) -> None:
     """Have the kernel end this process (SIGXCPU) should a load never end."""
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
-    resource.setrlimit(resource.RLIMIT_CPU, (LOAD_CPU_S, hard))
+    seconds = COMPILE_CPU_S if POLICIES[held.policy].compiles else LOAD_CPU_S
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, hard))
 
 
 def allow_cpu() -> None:
@@ -193,7 +216,7 @@ def be_the_first_to_go() -> None:
 def _limit(plan: Plan, view: View, policy: Policy, held: Held) -> None:
     # Within the new user namespace, where no other process counts.
     limits = {
-        resource.RLIMIT_FSIZE: 0,
+        resource.RLIMIT_FSIZE: COMPILED_FILE_BYTES if policy.compiles else 0,
         resource.RLIMIT_CORE: 0,
         resource.RLIMIT_MEMLOCK: 0,
         resource.RLIMIT_MSGQUEUE: 0,
@@ -237,8 +260,20 @@ def _use_landlock(plan: Plan, view: View, policy: Policy, held: Held) -> None:
     if "landlock" in plan.layers:
         # The host's /proc changes under a rule for a part of it; secrets in it have other guards.
         extra = [] if "root" in plan.layers else ["/proc"]
-        version = landlock.restrict([*view.readable(), *extra], view.devices())
+        version = landlock.restrict([*view.readable(), *extra], view.devices(), view.filled())
         held.layers["landlock"] = f"ABI {version}"
+
+
+def _stand_back(policy: Policy) -> None:
+    """Let everybody else go first. Threads that are started later do so too."""
+    if not policy.compiles:
+        return
+    os.setpriority(os.PRIO_PROCESS, 0, _NICE)
+    with contextlib.suppress(OSError):
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+    with contextlib.suppress(OSError, KeyError):
+        number = _IOPRIO_SET[kernel.machine()]
+        kernel.syscall(number, "ioprio_set", _WHO_PROCESS, 0, _IDLE_CLASS)
 
 
 def _deny(plan: Plan, view: View, policy: Policy, held: Held) -> None:

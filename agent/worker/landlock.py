@@ -19,6 +19,7 @@ _ASK_VERSION, _PATH_BENEATH = 1, 1
 _NEWEST_KNOWN = 7
 
 EXECUTE, WRITE_FILE, READ_FILE, READ_DIR = 1 << 0, 1 << 1, 1 << 2, 1 << 3
+REMOVE_FILE, MAKE_FILE = 1 << 5, 1 << 8
 TRUNCATE, IOCTL_DEVICE = 1 << 14, 1 << 15
 # What a rule for a single file may grant.
 _FOR_FILES = EXECUTE | WRITE_FILE | READ_FILE | TRUNCATE | IOCTL_DEVICE
@@ -51,12 +52,15 @@ def handled(abi: int) -> tuple[int, int, int]:
     return files, network, scopes
 
 
-def restrict(readable: Iterable[str], writable: Iterable[str] = ()) -> int:
+def restrict(
+    readable: Iterable[str], writable: Iterable[str] = (), filled: Iterable[str] = ()
+) -> int:
     """Let this process open nothing but these paths, and what lies below them; nothing undoes it.
 
     Args:
         readable: For reading.
         writable: Devices: for reading, writing and their ioctl calls.
+        filled: Folders to make, write, rename and remove files in.
 
     Returns:
         The version in use.
@@ -76,6 +80,7 @@ def restrict(readable: Iterable[str], writable: Iterable[str] = ()) -> int:
             for paths, rights in (
                 (readable, READ_FILE | READ_DIR),
                 (writable, READ_FILE | READ_DIR | WRITE_FILE | IOCTL_DEVICE),
+                (filled, READ_FILE | READ_DIR | WRITE_FILE | TRUNCATE | MAKE_FILE | REMOVE_FILE),
             ):
                 for path in paths:
                     _allow(ruleset, path, rights & files)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import mmap
 import os
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,7 +21,7 @@ from agent.formats.external_data import check_external_data
 from agent.pipeline.chain import Chain, ProducedBy, compile_chain
 from agent.pipeline.tensors import may_match, show_shape
 from agent.runtimes.api import Runtime, Session, Wanted, shorten
-from agent.wire.worker import Load, Ready
+from agent.wire.worker import COMPILES_AS, Load, Ready
 from agent.worker.sessions import Run, compile_run
 
 MANIFEST_NAME = "manifest.json"
@@ -61,7 +62,13 @@ def open_model(runtime: Runtime, load: Load, isolation: Isolation) -> Model:
     path = check_file(directory, manifest, variant, thorough=load.probe)
 
     wanted = Wanted(
-        load.provider, load.threads, load.options, share=load.share, memory_mb=load.memory_mb
+        load.provider,
+        load.threads,
+        load.options,
+        share=load.share,
+        memory_mb=load.memory_mb,
+        cache=Path(load.cache) if load.cache else None,
+        fill=load.policy in COMPILES_AS.values(),
     )
     outputs = [tensor.name for tensor in variant.outputs]
 
@@ -76,7 +83,9 @@ def open_model(runtime: Runtime, load: Load, isolation: Isolation) -> Model:
                 f"the runtime {runtime.name} fails on {variant.file}: {shorten(repr(error))}"
             ) from error
 
+    started = time.monotonic()
     session = load_session()
+    load_ms = (time.monotonic() - started) * 1000
     check_tensors("input", variant.inputs, session.inputs, may_lack=False)
     check_tensors("output", variant.outputs, session.outputs, may_lack=True)
     chain = compile_chain(
@@ -99,6 +108,8 @@ def open_model(runtime: Runtime, load: Load, isolation: Isolation) -> Model:
         variant=variant.name,
         isolation=isolation,
         replayable=variant.hidden_state != "per_source",
+        load_ms=round(load_ms, 3),
+        compiled=getattr(session, "compiled", ""),
     )
     run = compile_run(variant, manifest.limits, session, load_session)
     return Model(manifest, variant, directory, chain, run, ready)

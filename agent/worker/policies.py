@@ -7,10 +7,16 @@ one that `Load.policy` names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+
+from agent.wire.worker import COMPILES_AS
 
 STRICT = "strict"
 _OPENS_TO_WRITE = frozenset({"open", "openat"})
+# What a library calls to put files into its one folder.
+_KEEPS_FILES = _OPENS_TO_WRITE | {
+    *("creat", "rename", "renameat", "renameat2", "unlink", "unlinkat")
+}
 
 
 @dataclass(frozen=True)
@@ -23,12 +29,15 @@ class Policy:
         calls: System calls that are not denied; see `agent.worker.seccomp`.
         allow_list: After the load only calls that are known to be needed pass. False: whatever is
             not denied.
+        compiles: It may write into the one folder that it is given for what it compiles, and
+            stands back behind every other process.
     """
 
     devices: tuple[str, ...] = ()
     reads: tuple[str, ...] = ()
     calls: frozenset[str] = frozenset()
     allow_list: bool = True
+    compiles: bool = False
 
 
 POLICIES = {
@@ -58,6 +67,13 @@ POLICIES = {
         calls=_OPENS_TO_WRITE | {"mmap", "memfd_create", "sched_setaffinity", "mknod", "mknodat"},
         allow_list=False,
     ),
+}
+# For the process that only compiles a model, never for one that serves.
+POLICIES |= {
+    name: replace(
+        POLICIES[of], calls=POLICIES[of].calls | _KEEPS_FILES, allow_list=False, compiles=True
+    )
+    for of, name in COMPILES_AS.items()
 }
 # Runtimes that were seen to work with the allow-list; another's needs are not known.
 STAND_ALLOW_LIST = frozenset({"onnx", "tflite", "reference"})

@@ -34,17 +34,19 @@ _STAGING = "/proc"
 
 
 class Bind(NamedTuple):
-    """A file or tree of the host, seen at the same path, never writable.
+    """A file or tree of the host, seen at the same path.
 
     Attributes:
         path: Where.
         programs: Its files may be mapped as code; libraries need it.
         devices: Its device files may be opened, for writing too.
+        writes: Files may be put there. Nothing else is ever writable.
     """
 
     path: str
     programs: bool = False
     devices: bool = False
+    writes: bool = False
 
 
 def enter(binds: Iterable[Bind], links: Iterable[tuple[str, str]] = ()) -> None:
@@ -101,7 +103,8 @@ def _clone(bind: Bind) -> int | None:
         if error.errno in _NOT_TO_BE_SEEN:
             return None
         raise
-    attributes = _READ_ONLY | _NO_SETUID
+    attributes = _NO_SETUID
+    attributes |= 0 if bind.writes else _READ_ONLY
     attributes |= 0 if bind.devices else _NO_DEVICES
     attributes |= 0 if bind.programs else _NO_PROGRAMS
     flags = _AT_EMPTY_PATH | _AT_RECURSIVE

@@ -96,7 +96,8 @@ def _open(runtime: Runtime, load: Load, held: Held) -> Model:
         raise IsolationUnavailable(
             f"the worker is confined by the policy {held.policy!r}, not {load.policy!r}"
         )
-    confine.limit_cpu()
+    confine.check_compiles(held)
+    confine.limit_cpu(held)
     model = open_model(runtime, load, held.report())
     confine.allow_cpu()
     try:

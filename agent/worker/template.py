@@ -52,6 +52,7 @@ class Request(msgspec.Struct, frozen=True):
     worker: int = 0
     kill: int = 0
     directory: str = ""
+    cache: str = ""
     policy: str = STRICT
 
 
@@ -235,7 +236,7 @@ class Template:
         """Confine this process and say so on `line`; None: it cannot be, and that is told too."""
         # A name that nobody knows gets what is safe; the answer to LOAD then says what is wrong.
         policy = request.policy if request.policy in POLICIES else STRICT
-        seen = view.add(self._view, POLICIES[policy], request.directory)
+        seen = view.add(self._view, POLICIES[policy], request.directory, request.cache)
         no_group = confine.join_group(groups)
         try:
             held = confine.confine(plan, seen, policy)

@@ -33,11 +33,15 @@ class View(NamedTuple):
 
     def readable(self) -> list[str]:
         """Return the paths to be read."""
-        return [bind.path for bind in self.binds if not bind.devices]
+        return [bind.path for bind in self.binds if not (bind.devices or bind.writes)]
 
     def devices(self) -> list[str]:
         """Return the paths of devices."""
         return [bind.path for bind in self.binds if bind.devices]
+
+    def filled(self) -> list[str]:
+        """Return the paths of folders to put files in."""
+        return [bind.path for bind in self.binds if bind.writes]
 
 
 def of_machine() -> View:
@@ -50,11 +54,14 @@ def of_machine() -> View:
     )
 
 
-def add(view: View, policy: Policy, directory: str) -> View:
-    """Return a view with a pack's folder and what a policy adds."""
+def add(view: View, policy: Policy, directory: str, cache: str = "") -> View:
+    """Return a view with a pack's folder, that of what was compiled of it, and what a policy
+    adds."""
     more = [Bind(path, programs=True) for path in _found(policy.reads)]
     more += [Bind(path, devices=True) for path in _found(policy.devices)]
     pack = [Bind(str(Path(directory).absolute()))] if directory else []
+    if cache:
+        pack.append(Bind(str(Path(cache).absolute()), writes=policy.compiles))
     return View((*view.binds, *more, *pack), view.links)
 
 

@@ -13,6 +13,7 @@ import pytest
 from edgeward_steps.runtime import StepsRuntime
 
 from agent.documents import codec
+from agent.documents.choice import CPU_PROVIDERS
 from agent.documents.device import RuntimeFacts
 from agent.errors import BadInput, ModelRejected, RuntimeUnavailable
 from agent.runtimes import registry
@@ -376,6 +377,28 @@ def test_a_reset_changes_nothing_for_a_model_without_state(
     session.run({"x": ROW + 1 if kit.fixed else np.repeat(ROW, 2, axis=0)})
     session.reset()
     np.testing.assert_array_equal(session.run({"x": ROW})["y"], [[0, 2, 0, 4]])
+
+
+def test_what_it_compiled_is_used_later_and_what_cannot_be_used_costs_nothing_but_time(
+    kit: Kit, runtime: Runtime, tmp_path: Path
+) -> None:
+    cache, data = tmp_path / "cache", kit.relu((1, 4))
+    cache.mkdir()
+    load(runtime, tmp_path, data, wanted=Wanted(cache=cache, fill=True)).run({"x": ROW})
+    kept = {path: path.read_bytes() for path in cache.iterdir()}
+    # For its CPU kernels it compiles only if its facts say so.
+    assert bool(kept) is bool(CPU_PROVIDERS & runtime.facts().compiles.keys())
+    for damage in (False, True):
+        if damage:
+            for path in kept:
+                path.write_bytes(b"junk")
+            kept = dict.fromkeys(kept, b"junk")
+        session = load(runtime, tmp_path, data, wanted=Wanted(cache=cache))
+        np.testing.assert_array_equal(session.run({"x": ROW})["y"], [[0, 2, 0, 4]])
+        told = getattr(session, "compiled", "")
+        assert told == ("" if not kept else "refused" if damage else "used")
+        assert {path: path.read_bytes() for path in cache.iterdir()} == kept
+    load(runtime, tmp_path, data, wanted=Wanted(cache=tmp_path / "absent")).run({"x": ROW})
 
 
 def test_it_may_be_closed_twice(kit: Kit, runtime: Runtime, tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.control import events as e
 from agent.control.lifecycle import resume, step
 from agent.control.rollouts import ON_ENTRY, same_target
-from agent.control.state import DeviceState, Phase, SlotState, packs_needed
+from agent.control.state import DeviceState, Phase, SlotState, choice_for, packs_needed
 from agent.documents.deployment import Slot
 from tests.control.stories import (
     ALTERED,
@@ -35,7 +36,16 @@ from tests.control.stories import (
 
 SLOTS = ("vib", "cam")
 FAILURES = {"lasting": LASTING, "passing": PASSING, "altered": ALTERED}
-TROUBLES = ("crash", "recovered", "rollback", "unservable", "outdated", "restart", *FAILURES)
+TROUBLES = (
+    "crash",
+    "recovered",
+    "rollback",
+    "unservable",
+    "outdated",
+    "compiled",
+    "restart",
+    *FAILURES,
+)
 FACTS: dict[type, Callable[[str, int], e.Event]] = {
     e.Fetch: e.Fetched,
     e.Verify: e.Verified,
@@ -118,6 +128,11 @@ class World:
         elif what == "outdated":
             if entry.serving is not None:
                 self.feed(e.Outdated(name, entry.serving.pack))
+        elif what == "compiled":
+            choice = choice_for(self.state, entry.serving) if entry.serving is not None else None
+            if entry.serving is not None and choice is not None:
+                other = replace(choice, way=replace(choice.way, threads=choice.way.threads + 1))
+                self.feed(e.Compiled(name, entry.serving.pack, choice, other))
         elif what == "unservable":
             if entry.serving is not None:
                 self.feed(e.Unservable(name, ALTERED))

@@ -5,9 +5,7 @@ from __future__ import annotations
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.control.profiles import Recognised
 from agent.daemon.choosing import _within_budget, key_of
-from agent.daemon.here import Known
 from agent.documents.choice import Way
 from agent.documents.device import Cpu, Device, RuntimeFacts, System
 from tests.control.packs import pack, variant
@@ -34,25 +32,24 @@ def test_something_is_always_left(ways: list[Way], threads: int) -> None:
     assert all(way in ways for way in kept)
 
 
-def known(version: str = "1.32", kernel: str = "6.12.1", cpus: float = 4.0) -> Known:
-    device = Device(
+def device(version: str = "1.32", kernel: str = "6.12.1", cpus: float = 4.0) -> Device:
+    return Device(
         schema=1,
         system=System(architecture="aarch64", kernel=kernel),
         cpu=Cpu(usable=cpus),
         runtimes=(RuntimeFacts("onnx", usable=True, version=version),),
     )
-    return Known(device, Recognised())
 
 
 def test_a_choice_rests_on_model_runtime_kernel_and_processors_and_on_no_more() -> None:
     manifest = pack(variant("fp32"))
-    key = key_of(manifest, ONE, known())
-    assert key == key_of(manifest, ONE, known(kernel="6.12.9"))
+    key = key_of(manifest, ONE, device())
+    assert key == key_of(manifest, ONE, device(kernel="6.12.9"))
     others = {
-        key_of(manifest, TWO, known()),
-        key_of(manifest, ONE, known(version="1.33")),
-        key_of(manifest, ONE, known(kernel="6.13.0")),
-        key_of(manifest, ONE, known(cpus=2.0)),
+        key_of(manifest, TWO, device()),
+        key_of(manifest, ONE, device(version="1.33")),
+        key_of(manifest, ONE, device(kernel="6.13.0")),
+        key_of(manifest, ONE, device(cpus=2.0)),
     }
     assert len(others) == 4
     assert key not in others

@@ -8,7 +8,7 @@ import pytest
 
 from agent.errors import RuntimeUnavailable
 from agent.runtimes.api import Wanted
-from agent.runtimes.onnx_providers import CPU, PROVIDERS, offered, plan
+from agent.runtimes.onnx_providers import CPU, PROVIDERS, compiling, offered, plan
 
 CUDA, TENSORRT = "CUDAExecutionProvider", "TensorrtExecutionProvider"
 OPENVINO, XNNPACK = "OpenVINOExecutionProvider", "XnnpackExecutionProvider"
@@ -86,8 +86,13 @@ def test_a_provider_with_threads_of_its_own_gets_all_of_them(provider: str, opti
 
 
 def test_what_is_compiled_is_kept_only_where_there_is_a_folder_for_it() -> None:
-    kept = plan(Wanted(TENSORRT, cache=Path("/var/cache/m")), JETSON).providers[0][1]
-    assert kept["trt_engine_cache_path"] == kept["trt_timing_cache_path"] == "/var/cache/m"
+    folder = Path("/var/cache/m")
+    kept = plan(Wanted(TENSORRT, cache=folder, fill=True), JETSON).providers[0][1]
+    assert kept["trt_engine_cache_path"] == kept["trt_timing_cache_path"] == str(folder)
+    # A timing cache is written again at each start, which a sealed folder does not allow.
+    used = plan(Wanted(TENSORRT, cache=folder), JETSON).providers[0][1]
+    assert used["trt_engine_cache_path"] == str(folder)
+    assert not any("timing" in key for key in used)
     assert not any("cache" in key for key in plan(Wanted(TENSORRT), JETSON).providers[0][1])
     with pytest.raises(RuntimeUnavailable, match="not absolute"):
         plan(Wanted(TENSORRT, cache=Path("here")), JETSON)
@@ -98,3 +103,12 @@ def test_no_option_that_may_be_set_names_a_file() -> None:
         for pattern in provider.options.values():
             assert not pattern.fullmatch("/etc/passwd")
             assert not pattern.fullmatch("../evil.so")
+
+
+def test_what_compiles_is_told_with_its_version(tmp_path: Path) -> None:
+    offer = ("TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider")
+    assert compiling(offer, [tmp_path, tmp_path / "none"]) == {TENSORRT: ""}
+    for name in ("libnvinfer.so.10", "libnvinfer.so.10.3.0", "libnvinfer_plugin.so.10.4.0"):
+        (tmp_path / name).touch()
+    assert compiling(offer, [tmp_path]) == {TENSORRT: "10.3.0"}
+    assert compiling(("OpenVINOExecutionProvider",), []) == {"OpenVINOExecutionProvider": ""}

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -10,9 +13,10 @@ import pytest
 pytest.importorskip("openvino", reason="openvino is not installed")
 
 from agent.errors import ModelRejected, RuntimeUnavailable
+from agent.links.template import ENVIRONMENT
 from agent.runtimes.api import Session, Wanted
 from agent.runtimes.onnx import OnnxRuntime
-from agent.runtimes.openvino import OpenvinoRuntime
+from agent.runtimes.openvino import BLOB, OpenvinoRuntime
 from agent.runtimes.tflite import TfliteRuntime
 from tests.runtimes import models
 
@@ -76,3 +80,53 @@ def test_a_tflite_model_of_another_name_is_refused_with_the_reason(tmp_path: Pat
     (tmp_path / "model").write_bytes(models.relu_tflite())
     with pytest.raises(ModelRejected, match=r"called \*\.tflite"):
         OpenvinoRuntime().load(tmp_path / "model", Wanted())
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_what_it_compiled_answers_the_same_and_takes_the_weights_along(
+    shared_models: Path, tmp_path: Path, name: str
+) -> None:
+    model = shared_models / name
+    runtime = OpenvinoRuntime()
+    first = runtime.load(model, Wanted(cache=tmp_path, fill=True))
+    assert [path.name for path in tmp_path.iterdir()] == [BLOB]
+    again = runtime.load(model, Wanted(cache=tmp_path))
+    assert (first.compiled, again.compiled) == ("", "used")
+    assert (again.inputs, again.outputs) == (first.inputs, first.outputs)
+    assert again.placement == first.placement
+    inputs = inputs_of(first)
+    expected, given = first.run(inputs), again.run(inputs)
+    for key in expected:
+        np.testing.assert_array_equal(given[key], expected[key])
+
+
+@pytest.mark.parametrize("blob", [b"", b"junk" * 1000, None])
+def test_what_is_no_blob_of_its_own_is_refused_and_the_model_compiled_anew(
+    tmp_path: Path, blob: bytes | None
+) -> None:
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    (tmp_path / "m.onnx").write_bytes(models.relu_onnx())
+    runtime = OpenvinoRuntime()
+    if blob is None:
+        runtime.load(tmp_path / "m.onnx", Wanted(cache=cache, fill=True))
+        blob = (cache / BLOB).read_bytes()[:-40]
+    (cache / BLOB).write_bytes(blob)
+    session = runtime.load(tmp_path / "m.onnx", Wanted(cache=cache))
+    assert session.compiled == "refused"
+    row = np.array([[-1, 2, -3, 4]], np.float32)
+    np.testing.assert_array_equal(session.run({"x": row})["y"], [[0, 2, 0, 4]])
+
+
+def test_its_import_starts_no_thread_that_calls_home() -> None:
+    code = """
+import os
+from agent.runtimes import registry
+registry.find("openvino").facts()
+print(len(os.listdir("/proc/self/task")))
+"""
+    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "1\n"

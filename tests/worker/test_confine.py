@@ -10,13 +10,15 @@ import pytest
 
 from agent.documents.report import Isolation
 from agent.errors import IsolationUnavailable
-from agent.worker import landlock
-from agent.worker.confine import LAYERS, Plan
+from agent.wire.worker import COMPILES_AS
+from agent.worker import confine, landlock, view
+from agent.worker.confine import LAYERS, Held, Plan
 from agent.worker.kernel import LayerUnavailable
 from agent.worker.ladder import LEVELS, REMEDIES, demand, level_of
 from agent.worker.policies import POLICIES, STAND_ALLOW_LIST, STRICT
 from agent.worker.seccomp import CONDITIONS, DENIED, NETLINK
 from agent.worker.trial import Trial
+from agent.worker.view import View
 
 ALL = {
     "namespaces": "user net mnt pid ipc",
@@ -168,3 +170,82 @@ for bind in seen.binds: print(bind.path)
     for hidden in ("/", "/etc", "/usr", "/usr/bin", "/home", "/root", "/tmp", "/var", "/proc"):
         assert hidden not in paths
     assert "/proc/cpuinfo" in paths
+
+
+def test_what_compiles_is_a_policy_of_its_own_and_writes_only_where_it_may(tmp_path: Path) -> None:
+    for of, name in COMPILES_AS.items():
+        policy, strict = POLICIES[name], POLICIES[of]
+        assert (policy.devices, policy.reads) == (strict.devices, strict.reads)
+        assert policy.compiles
+        assert policy.calls > strict.calls
+        seen = view.add(View(()), policy, "/pack", str(tmp_path))
+        assert seen.filled() == [str(tmp_path)]
+        assert "/pack" in seen.readable()
+        assert str(tmp_path) not in seen.readable()
+    assert [name for name, policy in POLICIES.items() if policy.compiles] == [*COMPILES_AS.values()]
+    # What serves from it can only read it.
+    seen = view.add(View(()), POLICIES[STRICT], "/pack", str(tmp_path))
+    assert (seen.filled(), str(tmp_path) in seen.readable()) == ([], True)
+
+
+def test_nothing_is_compiled_where_nothing_confines_writing() -> None:
+    for layers in ({"root": "private"}, {"landlock": "ABI 7"}):
+        confine.check_compiles(Held("compile", layers, {}))
+    confine.check_compiles(Held(STRICT, {}, {}))
+    with pytest.raises(IsolationUnavailable, match="neither a private root nor Landlock"):
+        confine.check_compiles(Held("compile", {"syscalls": "deny-list"}, {}))
+
+
+WRITES = """
+import os, sys
+from pathlib import Path
+from agent.worker import confine, view
+from agent.worker.confine import Plan
+from agent.worker.policies import POLICIES
+off, policy, pack, cache = sys.argv[1:]
+plan = Plan()
+for layer in off.split():
+    plan = plan.without(layer, "off")
+seen = view.add(view.of_machine(), POLICIES[policy], pack, cache)
+confine.confine(plan, seen, policy)
+def attempt(what):
+    try:
+        what()
+    except OSError:
+        return "no"
+    return "yes"
+own, beside = Path(cache), Path(cache).parent / "beside"
+print(*(attempt(what) for what in (
+    lambda: (own / "old").read_bytes(),
+    lambda: (own / "new").write_bytes(b"x"),
+    lambda: (own / "new").rename(own / "newer"),
+    lambda: beside.write_bytes(b"x"),
+    lambda: (Path(pack) / "model").write_bytes(b"x"),
+    lambda: (own / "new").symlink_to("/etc"),
+    lambda: (own / "sub").mkdir(),
+    lambda: os.mkfifo(own / "pipe"),
+)))
+"""
+
+
+@pytest.mark.parametrize("off", ["", "root", "landlock"])
+@pytest.mark.parametrize("policy", ["compile", STRICT])
+def test_what_compiles_writes_into_one_folder_and_what_serves_into_none(
+    tmp_path: Path, policy: str, off: str
+) -> None:
+    pack, cache = tmp_path / "pack", tmp_path / "cache"
+    for folder in (pack, cache):
+        folder.mkdir()
+    (cache / "old").write_bytes(b"x")
+    done = subprocess.run(
+        [sys.executable, "-c", WRITES, off, policy, str(pack), str(cache)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if done.returncode and "LayerUnavailable" in done.stderr:
+        pytest.skip(f"a layer cannot be had here: {done.stderr.splitlines()[-1]}")
+    old, new, renamed, *others = done.stdout.split()
+    assert old == "yes", done.stderr
+    assert (new, renamed) == (("yes", "yes") if policy == "compile" else ("no", "no"))
+    assert set(others) == {"no"}
