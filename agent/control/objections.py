@@ -13,7 +13,7 @@ from agent.control.versions import older
 from agent.control.wheels import obtainable
 from agent.documents.choice import CPU_PROVIDERS
 from agent.documents.device import Device, RuntimeFacts, Storage
-from agent.documents.manifest import Manifest, Variant
+from agent.documents.manifest import Manifest, Variant, delta_files
 from agent.documents.profile import Preference, Threads
 
 MAX_CANDIDATES = 6
@@ -339,12 +339,12 @@ _CHECKS: tuple[Callable[[Question], Reason | None], ...] = (
 
 
 def files_for(manifest: Manifest, variants: Iterable[str]) -> tuple[str, ...]:
-    """Return the files of a pack that some of its variants need: all but the others' models."""
+    """Return the files that some of a pack's variants need: all but the others' and deltas."""
     wanted = set(variants)
     if not wanted:
         return ()
     needed = {one.file for one in manifest.variants if one.name in wanted}
-    others = {one.file for one in manifest.variants} - needed
+    others = {one.file for one in manifest.variants} - needed | delta_files(manifest)
     return tuple(name for name in manifest.files if name not in others)
 
 
@@ -367,7 +367,8 @@ def _weights(manifest: Manifest, variant: Variant) -> int:
     own = sizes[variant.file].size if variant.file in sizes else 0
     if variant.format != "onnx":
         return own
-    spoken_for = {one.file for one in manifest.variants} | set(manifest.selftest)
+    models = {one.file for one in manifest.variants}
+    spoken_for = models | set(manifest.selftest) | delta_files(manifest)
     return own + sum(file.size for name, file in sizes.items() if name not in spoken_for)
 
 

@@ -15,6 +15,7 @@ import msgspec
 from agent.documents.names import Digest, Natural, Positive, ShortText, Text
 
 MAX_MANIFEST_BYTES = 1024 * 1024
+MAX_DELTA_BLOCK_BYTES = 4 * 1024 * 1024
 
 Datatype = Literal[
     "BOOL",
@@ -174,16 +175,55 @@ class Variant(msgspec.Struct, frozen=True, omit_defaults=True):
     hidden_state: Literal["none", "reset", "per_source"] = "none"
 
 
-class PackFile(msgspec.Struct, frozen=True):
+class ChunkList(msgspec.Struct, frozen=True):
+    """What a file is made of, so that a device that has some of it asks for the rest only.
+
+    Attributes:
+        alg: `sha256`; a device leaves a list of another kind alone.
+        packed: For each chunk in order, without a gap: its size (u32, little-endian) and its
+            SHA-256. At most 4 MiB a chunk and 32 768 chunks.
+    """
+
+    alg: ShortText
+    packed: bytes = msgspec.field(name="list")
+
+
+class Delta(msgspec.Struct, frozen=True):
+    """How to make a file from an older one, by a further file of the pack.
+
+    Attributes:
+        base: SHA-256 of the older file.
+        method: `xor-planes-1`: for each block its length (u32, little-endian), then the byte
+            planes, compressed, of the new block XOR the old one, zeros past the old one's end. A
+            device leaves a delta of another kind alone.
+        width: How many planes: bytes of one number in the file, 1, 2, 4 or 8.
+        codec: What compressed them: `zlib`, or `lzma` in the `.xz` format.
+        block: Bytes of each block of the file but the last.
+        file: The delta, a file of the pack that is never installed.
+    """
+
+    base: Digest = msgspec.field(name="from")
+    method: ShortText
+    width: Annotated[int, msgspec.Meta(ge=1, le=64)]
+    codec: ShortText
+    block: Annotated[int, msgspec.Meta(ge=4096, le=MAX_DELTA_BLOCK_BYTES)]
+    file: FileName
+
+
+class PackFile(msgspec.Struct, frozen=True, omit_defaults=True):
     """One file of the pack beside the manifest.
 
     Attributes:
         digest: SHA-256 of its bytes.
         size: In bytes.
+        chunks: What it is made of, where it is large.
+        deltas: Ways to make it from older files.
     """
 
     digest: Digest
     size: Natural
+    chunks: ChunkList | None = None
+    deltas: Annotated[tuple[Delta, ...], msgspec.Meta(max_length=16)] = ()
 
 
 class Limits(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -261,6 +301,11 @@ class Manifest(msgspec.Struct, frozen=True, omit_defaults=True):
     selftest: Annotated[tuple[FileName, ...], msgspec.Meta(max_length=64)] = ()
     limits: Limits = Limits()
     card: Card = Card()
+
+
+def delta_files(manifest: Manifest) -> frozenset[str]:
+    """The files of a pack that only serve to make others: no device installs them."""
+    return frozenset(delta.file for file in manifest.files.values() for delta in file.deltas)
 
 
 class CaseTensor(msgspec.Struct, frozen=True):
