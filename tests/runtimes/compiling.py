@@ -4,10 +4,7 @@ finds what it made of it before. Run as a program, this is the template process 
 from __future__ import annotations
 
 import hashlib
-import io
 import os
-import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,7 +12,8 @@ from pathlib import Path
 from msgspec import structs
 
 from agent.documents.device import RuntimeFacts
-from agent.links.template import ENVIRONMENT, TemplateProcess
+from agent.links.spawn import CONTROL, ENVIRONMENT, spawn
+from agent.links.template import TemplateProcess
 from agent.runtimes import registry
 from agent.runtimes.api import Array, Arrays, Wanted
 from agent.runtimes.reference.runtime import ReferenceRuntime, ReferenceSession, _read
@@ -142,23 +140,10 @@ RUNTIMES = {kind.name: kind for kind in (Keeper, Plodder, Liar, Slacker, Endless
 
 def start(runtime: str) -> TemplateProcess:
     """Start the template process of one of these, or of a usual runtime."""
-    own, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-    own.setblocking(False)
-    read_end, write_end = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
     code = f"import sys; sys.path.insert(0, {str(_REPOSITORY)!r}); import tests.runtimes.compiling"
-    with theirs, io.FileIO(write_end, "w") as log:
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-I", "-c", f"{code} as own; own.main()"),
-                *(runtime, str(theirs.fileno()), str(os.getpid())),
-            ],
-            stdout=log,
-            stderr=log,
-            pass_fds=(theirs.fileno(),),
-            env=ENVIRONMENT,
-            cwd="/",
-        )
-    return TemplateProcess(runtime, process, own, io.FileIO(read_end))
+    arguments = [runtime, str(CONTROL), str(os.getpid())]
+    command = [sys.executable, "-I", "-c", f"{code} as own; own.main()", *arguments]
+    return TemplateProcess(spawn(runtime, command, ENVIRONMENT))
 
 
 def main() -> None:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +10,6 @@ import pytest
 pytest.importorskip("openvino", reason="openvino is not installed")
 
 from agent.errors import ModelRejected, RuntimeUnavailable
-from agent.links.template import ENVIRONMENT
 from agent.runtimes.api import Session, Wanted
 from agent.runtimes.onnx import OnnxRuntime
 from agent.runtimes.openvino import BLOB, OpenvinoRuntime
@@ -116,17 +112,3 @@ def test_what_is_no_blob_of_its_own_is_refused_and_the_model_compiled_anew(
     assert session.compiled == "refused"
     row = np.array([[-1, 2, -3, 4]], np.float32)
     np.testing.assert_array_equal(session.run({"x": row})["y"], [[0, 2, 0, 4]])
-
-
-def test_its_import_starts_no_thread_that_calls_home() -> None:
-    code = """
-import os
-from agent.runtimes import registry
-registry.find("openvino").facts()
-print(len(os.listdir("/proc/self/task")))
-"""
-    environment = {**ENVIRONMENT, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(
-        [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True
-    )
-    assert done.stdout == "1\n"
