@@ -9,8 +9,13 @@ import numpy as np
 from ai_edge_litert import schema_py_generated as schema
 from flatbuffers import flexbuffers
 
-from tests.formats.building import operator_code, tflite_bytes, tflite_model, tflite_tensor
-from tests.runtimes.models import sum_and_difference_model
+from tests.formats.building import (
+    operator_code,
+    sum_and_difference_model,
+    tflite_bytes,
+    tflite_model,
+    tflite_tensor,
+)
 
 OPERATOR = "edgetpu-custom-op"
 

@@ -107,6 +107,22 @@ def tflite_model(tensors: Sequence[Any] | None = None, codes: Sequence[Any] | No
     return model
 
 
+def sum_and_difference_model() -> Any:
+    """A ModelT of sum = a + b, difference = a - b."""
+    tensors = [tflite_tensor(name) for name in ("a", "b", "sum", "difference")]
+    codes = (schema.BuiltinOperator.ADD, schema.BuiltinOperator.SUB)
+    model = tflite_model(tensors, [operator_code(code) for code in codes])
+    options = (
+        (schema.BuiltinOptions.AddOptions, schema.AddOptionsT()),
+        (schema.BuiltinOptions.SubOptions, schema.SubOptionsT()),
+    )
+    for place, operator in enumerate(model.subgraphs[0].operators):
+        operator.inputs, operator.outputs = [0, 1], [2 + place]
+        operator.builtinOptionsType, operator.builtinOptions = options[place]
+    model.subgraphs[0].inputs, model.subgraphs[0].outputs = [0, 1], [2, 3]
+    return model
+
+
 def tflite_bytes(model: Any) -> bytes:
     builder = flatbuffers.Builder(1024)
     builder.Finish(model.Pack(builder), b"TFL3")

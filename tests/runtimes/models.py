@@ -14,6 +14,7 @@ from tests.formats.building import (
     onnx_model,
     operator_code,
     quantised,
+    sum_and_difference_model,
     tflite_bytes,
     tflite_model,
     tflite_tensor,
@@ -66,22 +67,6 @@ def sum_and_difference_onnx() -> bytes:
     ]
     names = {"a": float_of, "b": float_of}
     return onnx_bytes(nodes, names, {"sum": float_of, "difference": float_of})
-
-
-def sum_and_difference_model() -> Any:
-    """A ModelT of sum = a + b, difference = a - b."""
-    tensors = [tflite_tensor(name) for name in ("a", "b", "sum", "difference")]
-    codes = (schema.BuiltinOperator.ADD, schema.BuiltinOperator.SUB)
-    model = tflite_model(tensors, [operator_code(code) for code in codes])
-    options = (
-        (schema.BuiltinOptions.AddOptions, schema.AddOptionsT()),
-        (schema.BuiltinOptions.SubOptions, schema.SubOptionsT()),
-    )
-    for place, operator in enumerate(model.subgraphs[0].operators):
-        operator.inputs, operator.outputs = [0, 1], [2 + place]
-        operator.builtinOptionsType, operator.builtinOptions = options[place]
-    model.subgraphs[0].inputs, model.subgraphs[0].outputs = [0, 1], [2, 3]
-    return model
 
 
 def sum_and_difference_tflite() -> bytes:

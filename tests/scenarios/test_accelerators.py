@@ -2,29 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import time
 from collections.abc import Callable, Iterator
-from itertools import groupby, pairwise
 from pathlib import Path
-from threading import Event, Thread
-from typing import Any
 
 import pytest
 
-from agent.author.pack import Packed, pack
-from agent.author.spec import Spec, TensorSpec, VariantSpec
+from agent.author.pack import Packed
 from tests.delegate import double as doubles
-from tests.delegate import models
 from tests.delegate.double import Double
+from tests.scenarios.accelerators import LOSSES, Stream, placement, runs_on, same, with_double
 from tests.scenarios.conftest import Packs
-from tests.scenarios.device import until, v2_request
-from tests.scenarios.running import Running, running, slot
+from tests.scenarios.running import Running, slot
 
-PROGRAM = Path(__file__).parent.parent / "delegate" / "plugged_in.py"
-RETRY_S = 0.4
-# A message every 10 ms.
-EVERY_S = 0.01
 SILENCE_S = 1.0
 # The second time it had been away and come back before.
 ROUNDS = 2
@@ -35,20 +24,6 @@ def double(tmp_path_factory: pytest.TempPathFactory) -> Double:
     return doubles.build(tmp_path_factory.mktemp("double"))
 
 
-def same(packs: Packs, name: str) -> Packed:
-    """A pack with two variants of y = x: compiled for the Edge TPU, and plain."""
-    plain, compiled = packs.folder / f"{name}.tflite", packs.folder / f"{name}_edgetpu.tflite"
-    plain.write_bytes(models.slow())
-    compiled.write_bytes(models.compiled())
-    spec = Spec(
-        name=name,
-        version="1.0",
-        inputs=(TensorSpec("x", low=0.0, high=1.0),),
-        variants=(VariantSpec(str(compiled)),),
-    )
-    return pack(plain, packs.folder / name, spec=spec)
-
-
 @pytest.fixture(scope="module")
 def packed(packs: Packs) -> Packed:
     return same(packs, "same")
@@ -56,32 +31,8 @@ def packed(packs: Packs) -> Packed:
 
 @pytest.fixture
 def on_tpu(tmp_path: Path, packs: Packs, double: Double) -> Iterator[Running]:
-    double.plug()
-    with running(
-        tmp_path,
-        packs,
-        limits=f"accelerator_retry_s = {RETRY_S}",
-        environment={"LD_LIBRARY_PATH": str(double.folder), "STICK_AWAY": str(tmp_path / "away")},
-        program=(str(PROGRAM),),
-    ) as here:
+    with with_double(tmp_path, packs, double) as here:
         yield here
-        double.plug()
-
-
-def placement(here: Running, name: str) -> dict[str, Any]:
-    found: dict[str, Any] = here.device.slot(name).get("placement", {})
-    return found
-
-
-def runs_on(here: Running, name: str, got: str) -> dict[str, Any]:
-    """Wait until a slot is run on this, and return its placement."""
-
-    def there() -> dict[str, Any] | None:
-        found = placement(here, name)
-        return found if found.get("got") == got else None
-
-    found: dict[str, Any] = until(there, f"{name} runs on {got}", log=here.device)
-    return found
 
 
 def test_it_is_used_and_the_report_says_so(on_tpu: Running, packed: Packed) -> None:
@@ -91,68 +42,6 @@ def test_it_is_used_and_the_report_says_so(on_tpu: Running, packed: Packed) -> N
     assert on_tpu.device.slot("a")["runtime"] == "edgetpu"
     answer = on_tpu.predict("m1", "in/a")
     assert answer["outputs"][0]["data"] == [1.0, 2.0, 3.0, 4.0]
-
-
-class Stream:
-    """A sensor that sends a message every 10 ms and a consumer that looks at every answer."""
-
-    def __init__(self, here: Running, name: str) -> None:
-        self._here = here
-        self._name = name
-        self._stop = Event()
-        self._thread = Thread(target=self._send)
-        self.sent = 0
-
-    def __enter__(self) -> Stream:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    def _send(self) -> None:
-        started = time.monotonic()
-        while not self._stop.wait(max(0.0, started + self.sent * EVERY_S - time.monotonic())):
-            row = [float(self.sent), 1.0, 2.0, 3.0]
-            self._here.user.client.publish(
-                f"in/{self._name}", v2_request(row, "x", f"{self._name}{self.sent}"), 1
-            )
-            self.sent += 1
-
-    def more(self, count: int) -> None:
-        """Wait for so many more answers."""
-        self._here.user.wait_for(f"out/{self._name}", len(self._answers()) + count)
-
-    def finish(self) -> None:
-        """Stop sending, and hold the answers against what was sent: each once, in order, right."""
-        self._stop.set()
-        self._thread.join()
-        self._here.user.wait_for(f"out/{self._name}", self.sent)
-        answers = [json.loads(message.payload) for message in self._answers()]
-        assert [a["id"] for a in answers] == [f"{self._name}{n}" for n in range(self.sent)]
-        for number, answer in enumerate(answers):
-            assert answer["outputs"][0]["data"] == [float(number), 1.0, 2.0, 3.0], answer
-
-    def longest_silence_s(self) -> float:
-        """Between two answers."""
-        times: list[float] = [message.timestamp for message in self._answers()]
-        return max(later - before for before, later in pairwise(times))
-
-    def providers(self) -> list[str]:
-        """What computed the answers, each change once."""
-        told = [json.loads(m.payload)["parameters"]["provider"] for m in self._answers()]
-        return [one for one, _ in groupby(told)]
-
-    def _answers(self) -> list[Any]:
-        return self._here.user.on(f"out/{self._name}")
-
-
-LOSSES: dict[str, Callable[[Double], None]] = {
-    "unplugged": lambda double: double.unplug(),
-    "hung": lambda double: double.set("invoke hangs"),
-    "crashed": lambda double: double.set("invoke crashes"),
-}
 
 
 @pytest.mark.parametrize("how", LOSSES)
