@@ -134,6 +134,11 @@ def how_to_get(provider: str, device: Device) -> str:
             "pip uninstall onnxruntime, then pip install onnxruntime-openvino: two flavours in "
             "one place take each other's providers away"
         )
+    if provider == "QNNExecutionProvider":
+        return (
+            "no wheel for Linux has it: build ONNX Runtime with QNN; onnxruntime-qnn from 2.0 on "
+            "is a plug-in, which is not used here"
+        )
     return "install the flavour of onnxruntime that has it, in place of the one that is there"
 
 

@@ -132,7 +132,9 @@ PROVIDERS: Mapping[str, Provider] = {
             "soc_model": _COUNT,
             "vtcm_mb": _COUNT,
         },
-        install="onnxruntime-qnn",
+        # Of the package with this name only versions below 2 are builds, and none for Linux.
+        install="a build of ONNX Runtime with it (onnxruntime-qnn from 2.0 on is a plug-in, which "
+        "is not used here)",
     ),
     "XnnpackExecutionProvider": Provider(
         install="a build of ONNX Runtime with it (it is in no wheel)",

@@ -372,6 +372,12 @@ def test_how_to_get_cuda_depends_on_the_jetpack(l4t: str, jetpack: str, says: st
     assert says in str(found.pin)
 
 
+def test_nobody_is_sent_to_a_plug_in_that_is_not_taken() -> None:
+    pin = Pin(runtime="onnx", provider="QNNExecutionProvider")
+    found = planned(pack(variant("fp32")), device(ORT), pin=pin)
+    assert "onnxruntime-qnn from 2.0 on is a plug-in, which is not used here" in str(found.pin)
+
+
 def test_a_model_that_the_memory_cannot_hold_is_told_with_both_numbers() -> None:
     big = pack(variant("fp32"), size=400_000_000)
     small = Memory(total_bytes=512 * 1024**2)

@@ -26,6 +26,12 @@ def test_the_cpu_stands_behind_every_provider_and_cuda_behind_tensorrt() -> None
     assert [name for name, _ in plan(Wanted(TENSORRT), JETSON).providers] == [TENSORRT, CUDA, CPU]
 
 
+def test_a_plug_in_is_not_what_brings_a_provider() -> None:
+    with pytest.raises(RuntimeUnavailable) as refused:
+        plan(Wanted("QNNExecutionProvider"), [CPU])
+    assert "onnxruntime-qnn from 2.0 on is a plug-in, which is not used" in str(refused.value.hint)
+
+
 def test_a_provider_that_the_build_lacks_is_refused_with_what_brings_it() -> None:
     with pytest.raises(RuntimeUnavailable) as caught:
         plan(Wanted(CUDA), [CPU])
