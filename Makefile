@@ -59,6 +59,7 @@ schemas:  ## Write docs/schemas and the generated parts of docs/*.md anew from t
 	@$(prepare) dev
 	@$(call step,writing docs/schemas,$(BIN)/python -m agent.documents.schemas docs/schemas)
 	@$(call step,writing docs/documents.md,$(BIN)/python -m agent.documents.reference docs/documents.md)
+	@$(call step,writing docs/links.md,$(BIN)/python -m agent.links.reference docs/links.md)
 	@$(call step,writing docs/packs.md,$(BIN)/python -m agent.author.reference docs/packs.md)
 	@$(call step,writing docs/profiles.md,$(BIN)/python -m agent.device.profile_reference docs/profiles.md)
 

@@ -29,6 +29,7 @@ from agent.documents.telemetry import (
 )
 
 LINE_CHARACTERS = 140
+OTHER_LINKS = "These are the keys of `mqtt`; [links.md](links.md) has those of the other kinds."
 _CODE = re.compile(r"`[^`]*`")
 _NO_BREAK = "\u00a0"
 
@@ -155,13 +156,15 @@ def settings() -> str:
     sections["link"] = type(Settings().link)
     words = about(Settings).fields
     keys = [field for name, field in tops.items() if name not in sections]
-    parts = [_keys(Settings, keys, "")]
+    parts = [key_entries(Settings, keys, "")]
     for name, kind in sections.items():
         parts.append(f"**`[{name}]`**: {words[name]}")
         if name == "bus":
             parts.append("The same keys as `[link]`, in the environment as `EDGEWARD_BUS_…`.")
         else:
-            parts.append(_keys(kind, msgspec.structs.fields(kind), f"{name}_"))
+            parts.append(key_entries(kind, msgspec.structs.fields(kind), f"{name}_"))
+        if name == "link":
+            parts.append(OTHER_LINKS)
     return "\n\n".join(parts)
 
 
@@ -169,7 +172,8 @@ def _section(kind: Any) -> Kind | None:
     return next((one for one in (kind, *get_args(kind)) if is_struct(one)), None)
 
 
-def _keys(kind: Kind, keys: Any, prefix: str) -> str:
+def key_entries(kind: Kind, keys: Any, prefix: str) -> str:
+    """Return one entry for each of these keys of a section; its variables begin with `prefix`."""
     words = about(kind).fields
     return "\n".join(
         _bullet(

@@ -7,15 +7,18 @@ reports, telemetry and events go out.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
-from agent.clouds.dialect import Command
 from agent.documents.settings import LinkSettings, Settings
 from agent.errors import LinkError
+
+if TYPE_CHECKING:  # every command reads settings, and few need an event loop
+    import asyncio
+    from pathlib import Path
+
+    from agent.clouds.dialect import Command
 
 Phase = Literal["connecting", "connected", "waiting", "refused", "stopped"]
 Stream = Literal["events", "telemetry", "dead-letter"]

@@ -10,6 +10,7 @@ from agent.errors import DocumentError
 from agent.links.api import Kind
 
 KINDS = {
+    "file": "agent.links.file",
     "mqtt": "agent.links.plain_mqtt",
 }
 

@@ -29,6 +29,24 @@ def test_a_good_file_is_ok(file: Path, capsys: pytest.CaptureFixture[str]) -> No
     assert capsys.readouterr().out.startswith("ok: device press-7, link mqtt://broker")
 
 
+def test_a_link_without_a_broker_is_ok_where_the_sensors_have_one(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = file.parent / "state"
+    text = f'state_dir = "{state}"\n[link]\nkind = "file"\n[bus]\nurl = "mqtt://127.0.0.1"\n'
+    assert check(file, text) == exits.DONE
+    assert f"link {state}/link, sensors on mqtt://127.0.0.1," in capsys.readouterr().out
+
+
+def test_an_agent_without_a_bus_does_not_start(
+    file: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file.write_text(f'state_dir = "{file.parent}/state"\n[link]\nkind = "file"\n')
+    assert run(["run", "--config", str(file)]) == exits.USAGE
+    assert "no [bus] is given" in capsys.readouterr().err
+    assert not (file.parent / "state").exists()
+
+
 @pytest.mark.parametrize(
     ("text", "said"),
     [
@@ -60,6 +78,12 @@ def test_a_value_that_does_not_fit_is_named_with_what_would(
         ("[link]\nprefix = 'a/+/'", "link.prefix: 'a/+/' is no topic"),
         ("[fetch]\nroots = ['models']", "fetch.roots[0]: 'models' is no folder here"),
         ("socket = '/none/there/s'", "socket: there is no folder for /none/there/s"),
+        (
+            "[link]\nkind = 'file'",
+            "bus: no [bus] is given, and a link of kind 'file' carries no sensor messages; right "
+            "would be: a section [bus] with the broker of the sensors",
+        ),
+        ("[link]\nkind = 'file'\ndirectory = '/none'\n[bus]", "link.directory: there is no folder"),
     ],
 )
 def test_what_does_not_fit_this_machine_is_named(

@@ -304,3 +304,17 @@ def children_of(pid: int) -> list[int]:
         for child in listed
         if b"agent.daemon.fetcher" in Path(f"/proc/{child}/cmdline").read_bytes()
     ]
+
+
+def test_a_pack_that_cannot_come_over_the_link_is_refused_with_what_can(tmp_path: Path) -> None:
+    fetcher = fetcher_for(settings_for(tmp_path))
+
+    async def story() -> None:
+        with pytest.raises(SourceRefused, match="packs cannot come over a link of kind") as refused:
+            await fetcher.fetch("sha256:" + "0" * 64, "mqtt:")
+        assert refused.value.hint == "give the slot a `from` with `file:` or `https:`"
+        # What is told of the link and of blocks does no harm.
+        fetcher.on_link(True)
+        fetcher.on_message("edgeward/press-7/blocks/data", b"x")
+
+    run(story())

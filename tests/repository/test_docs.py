@@ -18,6 +18,7 @@ import pytest
 from agent.documents.codec import decode
 from agent.documents.schemas import DOCUMENTS
 from agent.documents.settings import settings_from
+from agent.links import registry
 from tests.brokers import LocalBroker
 from tests.repository import sandbox
 from tests.repository.commands import REPOSITORY, command_lines, complaint
@@ -49,7 +50,7 @@ def _every(blocks: list[Block]) -> list[object]:
 
 
 def _settings(text: str) -> None:
-    settings_from(tomllib.loads(text), {}, name="agent.toml")
+    settings_from(tomllib.loads(text), {}, name="agent.toml", kinds=registry.settings_of)
 
 
 def _document(kind: type[msgspec.Struct], name: str) -> Callable[[str], None]:

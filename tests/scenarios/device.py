@@ -30,6 +30,8 @@ class Device:
     broker_url: str
     device_id: str = "press-7"
     extra: str = ""
+    # Lines of `[link]`; none: the broker.
+    link: str = ""
     # The program to run in place of `edgeward run`, for tests that kill it at a chosen point.
     program: tuple[str, ...] = ("-m", "agent", "run")
     environment: dict[str, str] = field(default_factory=dict)
@@ -54,7 +56,7 @@ class Device:
     def write_config(self) -> None:
         self.config.write_text(
             f'device_id = "{self.device_id}"\nstate_dir = "{self.state_dir}"\n'
-            f'[link]\nurl = "{self.broker_url}"\n{self.extra}\n'
+            f"[link]\n{self.link or f'url = {json.dumps(self.broker_url)}'}\n{self.extra}\n"
         )
 
     def start(self) -> Device:
