@@ -5,7 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from agent.documents.manifest import Manifest, Needs, Pipeline, Tensor, Variant, Window
+from agent.documents.manifest import (
+    Manifest,
+    Needs,
+    PackFile,
+    Pipeline,
+    Tensor,
+    Variant,
+    Window,
+)
+from agent.errors import PackError
+from agent.wire.chunks import decode_list
 
 MAX_SHOWN_OPERATORS = 12
 
@@ -80,6 +90,31 @@ def needs_line(variant: Variant) -> str:
 def _some(names: Sequence[str]) -> str:
     more = len(names) - MAX_SHOWN_OPERATORS
     return ", ".join(names[:MAX_SHOWN_OPERATORS]) + (f" and {more} more" if more > 0 else "")
+
+
+def chunks_line(file: PackFile) -> str:
+    """Return how many chunks a file is listed in; a list that is not its own is no error here."""
+    try:
+        count = len(decode_list(file.chunks, file.size))
+    except PackError as error:
+        return error.message
+    return str(count) if count else ""
+
+
+def delta_lines(manifest: Manifest) -> list[str]:
+    """Return a sentence for each delta: what it is for, and what it saves."""
+    lines = []
+    for name, file in manifest.files.items():
+        for delta in file.deltas:
+            made = manifest.files.get(delta.file)
+            size = "missing from the manifest" if made is None else size_line(made.size)
+            share = "" if made is None or not file.size else f" ({made.size / file.size:.1%})"
+            how = f"{delta.method}, {delta.codec}, {delta.width} planes"
+            whole = size_line(file.size)
+            lines.append(
+                f"delta: {name} from {delta.base[:19]}…: {size} in place of {whole}{share}, {how}"
+            )
+    return lines
 
 
 def size_line(size: int) -> str:

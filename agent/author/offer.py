@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from agent.documents import codec
-from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest, PackFile
+from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest, PackFile, delta_files
 from agent.errors import DigestMismatch, PackError, UsageError
 from agent.store.names import check_names
 from agent.wire.blocks import MANIFEST_FILE, BlockServer
@@ -31,7 +31,9 @@ class Offer:
     @property
     def total_bytes(self) -> int:
         """What a device that has nothing yet will fetch; equal files are fetched once."""
-        return sum({file.digest: file.size for file in self.files.values()}.values())
+        deltas = delta_files(self.manifest)
+        files = {file.digest: file.size for name, file in self.files.items() if name not in deltas}
+        return sum(files.values())
 
     def server(self) -> BlockServer:
         """What answers the requests of devices, reading from the disk."""

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import msgspec
 
-from agent.author import golden, placeholder, reading, signature
-from agent.author.folder import Folder, replace_pack
+from agent.author import chunking, deltas, golden, placeholder, reading, signature
+from agent.author.folder import Folder, OpenedPack, open_pack, replace_pack
 from agent.author.spec import Spec, VariantSpec
 from agent.author.trials import Trials, Tried, check_chains
 from agent.documents import codec
@@ -45,6 +45,7 @@ class Packed(msgspec.Struct, frozen=True):
         manifest: Its content.
         tried: How each variant did here.
         notes: What a person should know of the file: unusual things, things left out.
+        savings: What devices with an older pack need not fetch.
     """
 
     pack: str
@@ -52,6 +53,7 @@ class Packed(msgspec.Struct, frozen=True):
     manifest: Manifest
     tried: tuple[Tried, ...] = ()
     notes: tuple[str, ...] = ()
+    savings: tuple[deltas.Saving, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,7 @@ def pack(
     unchecked: bool = False,
     force: bool = False,
     deadline_s: float = DEADLINE_S,
+    delta_from: Sequence[Path] = (),
 ) -> Packed:
     """Pack a model.
 
@@ -90,6 +93,7 @@ def pack(
             bring a broken model to a device: its self-test is made up and fails.
         force: Replace another pack in `out`.
         deadline_s: How long reading the model, loading it, or one run may take.
+        delta_from: Folders of older packs, at most 8: whoever has one of them fetches a delta.
 
     Raises:
         UsageError: A file is not there, or `out` holds something else.
@@ -101,6 +105,9 @@ def pack(
     if not model.is_file():
         what = "is a folder" if model.is_dir() else "there is no such file"
         raise UsageError(f"{model}: {what}", hint="give an .onnx or .tflite file")
+    if len(delta_from) > deltas.MAX_BASES:
+        raise UsageError(f"{len(delta_from)} older packs: at most {deltas.MAX_BASES} can be given")
+    bases = [open_pack(base) for base in delta_from]
     folder = Folder.beside(out)
     try:
         spec = msgspec.structs.replace(
@@ -110,11 +117,24 @@ def pack(
         )
         work = _Work(folder, spec, _sample_files(samples, spec), deadline_s)
         made = work.make_up(model) if unchecked else work.run(model)
-        data = codec.encode(made.manifest)
+        manifest, savings = _smaller(folder, made.manifest, bases)
+        data = codec.encode(manifest)
         replace_pack(folder, out, data, force=force)
-        return msgspec.structs.replace(made, pack=pack_id(data), directory=out)
+        return msgspec.structs.replace(
+            made, pack=pack_id(data), directory=out, manifest=manifest, savings=savings
+        )
     finally:
         folder.remove()
+
+
+def _smaller(
+    folder: Folder, manifest: Manifest, bases: Sequence[OpenedPack]
+) -> tuple[Manifest, tuple[deltas.Saving, ...]]:
+    """Add what makes the pack small on the wire: chunk lists, and deltas from older packs."""
+    files = chunking.with_lists(folder.path, manifest.files)
+    manifest = msgspec.structs.replace(manifest, files=files)
+    manifest, savings = deltas.add(folder, manifest, bases)
+    return check(manifest), savings
 
 
 def pack_id(manifest: bytes) -> str:

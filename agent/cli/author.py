@@ -15,6 +15,9 @@ from agent.cli import exits
 from agent.cli.commands import HELP_SETTINGS
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from agent.author.deltas import Saving
     from agent.author.folder import OpenedPack
     from agent.author.pack import Packed
     from agent.author.trials import Tried
@@ -61,6 +64,13 @@ def _table(*columns: str) -> Table:
 @click.option("--deadline", default=30.0, show_default=True, help="Seconds for a load or a run.")
 @click.option("--force", is_flag=True, help="Replace another pack in --out.")
 @click.option(
+    "--delta-from",
+    type=_PATH,
+    multiple=True,
+    metavar="DIR",
+    help="An older pack: devices that have it fetch a delta. Can be repeated.",
+)
+@click.option(
     "--unchecked",
     is_flag=True,
     help="For tests: write the pack without reading or running the model.",
@@ -75,6 +85,7 @@ def pack(
     samples: tuple[Path, ...],
     deadline: float,
     force: bool,
+    delta_from: tuple[Path, ...],
     unchecked: bool,
     as_json: bool,
 ) -> int:
@@ -96,6 +107,7 @@ def pack(
         unchecked=unchecked,
         force=force,
         deadline_s=deadline,
+        delta_from=delta_from,
     )
     if as_json:
         _json(
@@ -107,6 +119,7 @@ def pack(
                 "variants": packed.tried,
                 "selftest": len(packed.manifest.selftest),
                 "notes": packed.notes,
+                "savings": packed.savings,
             }
         )
         return exits.DONE
@@ -124,9 +137,25 @@ def _show_packed(packed: Packed) -> None:
         for one in packed.tried:
             table.add_row(one.variant, *_tried(one))
         console.print(table)
+    if packed.savings:
+        _savings(console, packed.savings)
     for note in packed.notes:
         console.print(f"note: {note}", markup=False)
     console.print(packed.pack, style="bold")
+
+
+def _savings(console: Console, savings: Sequence[Saving]) -> None:
+    from agent.author import inspect as words
+
+    table = _table("file", "from version", "whole", "missing chunks", "delta", "to fetch")
+    for one in savings:
+        chunks = "-" if one.chunks_bytes is None else words.size_line(one.chunks_bytes)
+        delta = words.size_line(one.delta_bytes) + ("" if one.kept else " (left out)")
+        fetched = f"{one.wire_bytes / one.whole_bytes:.1%}"
+        table.add_row(
+            one.file, one.version, words.size_line(one.whole_bytes), chunks, delta, fetched
+        )
+    console.print(table)
 
 
 def _tried(one: Tried) -> tuple[str, str, str, str]:
@@ -225,10 +254,13 @@ def _variants(console: Console, manifest: Manifest) -> None:
 def _files(console: Console, manifest: Manifest) -> None:
     from agent.author import inspect as words
 
-    table = _table("file", "size", "digest")
+    table = _table("file", "size", "digest", "chunks")
     for name, file in manifest.files.items():
-        table.add_row(name, words.size_line(file.size), file.digest[:19] + "…")
+        chunks = words.chunks_line(file)
+        table.add_row(name, words.size_line(file.size), file.digest[:19] + "…", chunks)
     console.print(table)
+    for line in words.delta_lines(manifest):
+        console.print(line, markup=False)
 
 
 def _setting(
