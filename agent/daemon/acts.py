@@ -427,6 +427,7 @@ class Acts:
             settings=dict(target.settings),
             reply_to=target.output.reply_to,
             require_isolation=self.settings.isolation.require,
+            uid=self.settings.isolation.uid,
         )
         return Plan(target, manifest, way, load, limits.probe_deadline_s, deadline_s)
 

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import os
 import signal
+import stat
 import time
 from collections.abc import Awaitable, Coroutine
 from contextlib import suppress
@@ -454,6 +455,8 @@ def main(
     settings = msgspec.structs.replace(settings, state_dir=str(root))
     with lock_state_dir(root):
         start_logging(settings.log_level, root / "log")
+        if os.geteuid() == 0:
+            _let_workers_in(root, settings.isolation.uid)
         done = asyncio.run(_run(settings, files or Files(), outlook))
         return 0 if done else 1
 
@@ -465,6 +468,17 @@ async def _run(settings: Settings, files: Files, outlook: Outlook | None) -> boo
         return await Daemon(settings, files, supervisor, outlook).run(templates)
     finally:
         templates.end_all_but(())
+
+
+def _let_workers_in(root: Path, uid: int) -> None:
+    """Let the workers' group through to the packs, whose files anybody may read, and have it list
+    nothing else."""
+    packs = root / "packs"
+    with suppress(OSError):  # a worker that cannot come in stays root, and its report says so
+        packs.mkdir(mode=0o755, exist_ok=True)
+        for folder in (root, packs):
+            os.chown(folder, -1, uid)
+            folder.chmod(folder.stat().st_mode & 0o777 | stat.S_IXGRP)
 
 
 def _keep_memory_private() -> None:

@@ -10,6 +10,8 @@ SlotPhase = Literal[
     "fetching", "verifying", "qualifying", "probation", "active", "failed", "rolled_back"
 ]
 IsolationLevel = Literal["none", "basic", "strong", "full"]
+# In a range that neither distributions nor systemd give numbers from (its UIDS-GIDS.md).
+WORKER_UID = 60_999
 
 
 class Failure(msgspec.Struct, frozen=True, omit_defaults=True):
@@ -52,8 +54,8 @@ class Isolation(msgspec.Struct, frozen=True, omit_defaults=True):
     Attributes:
         level: What the layers make together.
         policy: The set of exceptions; `strict` has none, the others are named after accelerators.
-        layers: What holds: `network`, `namespaces`, `root`, `landlock`, `syscalls`, `memory`; and
-            how.
+        layers: What holds: `network`, `namespaces`, `root`, `uid`, `landlock`, `syscalls`,
+            `memory`; and how.
         missing: Which layers this machine does not give, and why.
     """
 

@@ -10,6 +10,7 @@ import msgspec
 
 from agent.documents.codec import convert
 from agent.documents.names import Natural, Positive
+from agent.documents.report import WORKER_UID
 from agent.errors import DocumentError, UsageError
 
 DeviceId = Annotated[
@@ -91,9 +92,12 @@ class Isolation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             `strong`: without Landlock or without the private root, memory limited by the process's
             own limit. `basic`: no network, no new privileges, limits of memory and files. `none`:
             the limits only.
+        uid: Number of the user, and group, that a worker becomes where the agent is root and there
+            are no user namespaces. It must be nobody else's.
     """
 
     require: Literal["full", "strong", "basic", "none"] = "basic"
+    uid: Annotated[int, msgspec.Meta(ge=1, le=2**31 - 1)] = WORKER_UID
 
 
 class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

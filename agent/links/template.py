@@ -84,6 +84,7 @@ class TemplateProcess:
                     "directory": load.directory,
                     "cache": load.cache,
                     "policy": load.policy,
+                    "uid": load.uid,
                 }
                 sent = [theirs.fileno()] if group is None else [theirs.fileno(), group]
                 socket.send_fds(self.control, [msgspec.json.encode(request)], sent)

@@ -13,7 +13,7 @@ import msgspec
 
 from agent.documents.deployment import Share
 from agent.documents.device import RuntimeFacts
-from agent.documents.report import Isolation, Placement
+from agent.documents.report import WORKER_UID, Isolation, Placement
 from agent.errors import WorkerError
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -47,6 +47,8 @@ class Load(msgspec.Struct, frozen=True, omit_defaults=True):
     require_isolation: str = "basic"
     # How much more than computing the worker may do: a name of `agent.worker.policies`.
     policy: str = "strict"
+    # The user and group that the worker becomes where it would be root.
+    uid: int = WORKER_UID
     # Where there is what was compiled of the model, for this runtime on this device; nothing: there
     # is none. Under a policy of `COMPILES_AS` it is put there.
     cache: str = ""

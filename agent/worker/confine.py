@@ -14,12 +14,12 @@ import contextlib
 import os
 import resource
 import signal
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from agent.documents.report import Isolation
+from agent.documents.report import WORKER_UID, Isolation
 from agent.errors import IsolationUnavailable
-from agent.worker import kernel, landlock, namespaces, root, seccomp
+from agent.worker import identity, kernel, landlock, namespaces, root, seccomp
 from agent.worker.ladder import level_of
 from agent.worker.policies import POLICIES, STAND_ALLOW_LIST, STRICT, Policy
 from agent.worker.view import View
@@ -38,7 +38,7 @@ _NICE, _WHO_PROCESS, _IDLE_CLASS = 19, 1, 3 << 13
 _IOPRIO_SET = {"x86_64": 251, "aarch64": 30, "armv7l": 314}
 LAST_WORDS_BYTES = 8 * 1024 * 1024
 # What can be left out where it cannot be had. Without `user` none of the others of OWN.
-LAYERS = (*namespaces.FLAGS, "root", "landlock", "syscalls", "allow_list")
+LAYERS = (*namespaces.FLAGS, "root", identity.LAYER, "landlock", "syscalls", "allow_list")
 
 
 @dataclass(frozen=True)
@@ -48,10 +48,12 @@ class Plan:
     Attributes:
         layers: Of `LAYERS`.
         missing: Why it is to have no other.
+        user: Number of the user and group that it becomes where it would be root.
     """
 
     layers: frozenset[str] = frozenset(LAYERS)
     missing: dict[str, str] = field(default_factory=dict)
+    user: int = WORKER_UID
 
     def without(self, layer: str, reason: str) -> Plan:
         """Return the plan for who cannot have a layer, nor those that build on it."""
@@ -59,7 +61,12 @@ class Plan:
         gone |= {*namespaces.FLAGS, "root"} if layer == "user" else set()
         gone |= {"root"} if layer == "mnt" else set()
         gone |= {"allow_list"} if layer == "syscalls" else set()
-        return Plan(self.layers - gone, {**self.missing, layer: reason})
+        return replace(self, layers=self.layers - gone, missing={**self.missing, layer: reason})
+
+    @property
+    def leaves_root(self) -> bool:
+        """Whether a worker becomes another user: in a user namespace it needs none."""
+        return identity.LAYER in self.layers and "user" not in self.layers and os.geteuid() == 0
 
     @property
     def namespaces(self) -> list[str]:
@@ -121,7 +128,7 @@ def confine(plan: Plan, view: View, policy_name: str = STRICT) -> Held:
     be_the_first_to_go()
     _stand_back(policy)
     os.umask(0o077)
-    for step in (_enter_namespaces, _enter_root, _limit, _give_up_rights, _use_landlock, _deny):
+    for step in _STEPS:
         step(plan, view, policy, held)
     return held
 
@@ -248,6 +255,16 @@ def _enter_root(plan: Plan, view: View, policy: Policy, held: Held) -> None:
         held.layers["root"] = "private"
 
 
+def _leave_root(plan: Plan, view: View, policy: Policy, held: Held) -> None:
+    if not plan.leaves_root:
+        return
+    if policy.devices or policy.compiles:
+        held.missing[identity.LAYER] = "what the policy opens may be root's"
+        return
+    identity.leave_root(plan.user, view.readable())
+    held.layers[identity.LAYER] = str(plan.user)
+
+
 def _give_up_rights(plan: Plan, view: View, policy: Policy, held: Held) -> None:
     kernel.drop_capabilities()
     kernel.prctl(kernel.PR_SET_NO_NEW_PRIVS, 1)
@@ -282,3 +299,10 @@ def _deny(plan: Plan, view: View, policy: Policy, held: Held) -> None:
         held.layers["syscalls"] = "deny-list"
         held.layers.setdefault("network", "syscalls")
         held.allow_list = policy.allow_list and "allow_list" in plan.layers
+
+
+# In the order in which each can still be made.
+_STEPS = (
+    *(_enter_namespaces, _enter_root, _limit, _leave_root),
+    *(_give_up_rights, _use_landlock, _deny),
+)

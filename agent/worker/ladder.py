@@ -14,6 +14,8 @@ _FOR_STRONG = frozenset({"user", "net"})
 REMEDIES = {
     "user": "allow user namespaces (sysctl user.max_user_namespaces; on Ubuntu an AppArmor profile "
     "with `userns,` for the agent's interpreter; in a container its seccomp profile)",
+    "uid": "let the agent change its user (in a container the capabilities SETUID and SETGID), and "
+    "the number isolation.uid read the packs",
     "landlock": "add landlock to `lsm=` on the kernel's command line, or use a kernel that has it",
     "syscalls": "use a 64-bit kernel and interpreter with seccomp",
     "root": "allow mounts in user namespaces (Linux 5.12 or newer)",

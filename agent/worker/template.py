@@ -25,10 +25,12 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from typing import NoReturn, cast
 
 import msgspec
 
+from agent.documents.report import WORKER_UID
 from agent.errors import AgentError, RuntimeUnavailable
 from agent.runtimes import registry
 from agent.runtimes.api import ExclusiveRuntime, Runtime
@@ -54,6 +56,7 @@ class Request(msgspec.Struct, frozen=True):
     directory: str = ""
     cache: str = ""
     policy: str = STRICT
+    uid: int = WORKER_UID
 
 
 def run(runtime_name: str, control: socket.socket, trial: Trial) -> None:
@@ -239,7 +242,7 @@ class Template:
         seen = view.add(self._view, POLICIES[policy], request.directory, request.cache)
         no_group = confine.join_group(groups)
         try:
-            held = confine.confine(plan, seen, policy)
+            held = confine.confine(replace(plan, user=request.uid), seen, policy)
         except LayerUnavailable as error:
             os.write(line, msgspec.json.encode((error.layer, error.reason)))
             return None

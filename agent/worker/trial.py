@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from agent.worker import confine, kernel, landlock, namespaces, root, seccomp
+from agent.worker import confine, identity, kernel, landlock, namespaces, root, seccomp
 from agent.worker.confine import Plan
 from agent.worker.kernel import LayerUnavailable
 from agent.worker.root import Bind
@@ -115,7 +115,7 @@ def _be_tried(plan: Plan, address: str, line: int) -> None:
             denies = attempt()
         except LayerUnavailable as error:
             tell(error.layer, error.reason)
-            if error.layer in ("user", "root"):
+            if error.layer in ("user", "root", identity.LAYER):
                 return
         else:
             if not denies:
@@ -129,6 +129,8 @@ def _attempts(plan: Plan, address: str) -> Iterator[tuple[str, Callable[[], bool
         yield name, lambda name=name: _is_left(name, address)  # type: ignore[misc]
     if "root" in plan.layers:
         yield "root", _is_alone
+    if plan.leaves_root:
+        yield identity.LAYER, lambda: _is_another_user(plan.user)
     kernel.drop_capabilities()
     if "landlock" in plan.layers:
         yield "landlock", _is_restricted
@@ -156,6 +158,12 @@ def _is_alone() -> bool:
         and not Path(_HIDDEN).exists()
         and _fails(lambda: os.open("/new", os.O_CREAT | os.O_WRONLY, 0o600))
     )
+
+
+def _is_another_user(user: int) -> bool:
+    parent = os.getppid()
+    identity.leave_root(user, [_LIBRARIES])
+    return identity.is_left(user, parent) and any(Path(_LIBRARIES).iterdir())
 
 
 def _is_restricted() -> bool:

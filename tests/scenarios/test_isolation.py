@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -17,6 +18,7 @@ from agent.links.spawn import ENVIRONMENT
 from tests.scenarios.conftest import Packs
 from tests.scenarios.device import until
 from tests.scenarios.running import Running, running, slot
+from tests.worker.test_hostile_workers import as_root_without_namespaces
 
 SECRET = "not for workers"
 ADDRESS = re.compile(r"sin6?_port=htons\((\d+)\).*?\"([0-9a-f.:]+)\"")
@@ -74,6 +76,43 @@ def test_a_worker_gets_a_fixed_environment_one_socket_and_no_secret(here: Runnin
     opened = {link for link in links if link.startswith("/") and link != "/dev/null"}
     # Of the device's folder only the pack, if the runtime keeps it open.
     assert all(link.startswith(f"{state_dir}/packs/") for link in opened), opened
+
+
+def uids(pid: int) -> set[str]:
+    status = Path(f"/proc/{pid}/status").read_text()
+    return set(re.search(r"^Uid:\s(.*)$", status, re.MULTILINE)[1].split())  # type: ignore[index]
+
+
+def test_started_as_root_without_user_namespaces_its_workers_are_another_user_s(
+    tmp_path: Path, packs: Packs
+) -> None:
+    wrapper = tuple(as_root_without_namespaces())
+    # Test folders are their user's alone, and so would be all below them.
+    with TemporaryDirectory() as name:
+        state_dir = Path(name) / "state"
+        Path(name).chmod(0o755)
+        with running(tmp_path, packs, wrapper=wrapper, state_dir=state_dir) as here:
+            here.serve(vib=slot(packs.affine(2)))
+            assert here.predict("m1", "in/vib", "out/vib")["outputs"][0]["data"]
+            told = here.device.slot("vib")
+            assert told["isolation"]["level"] == "basic"
+            assert told["isolation"]["layers"]["uid"] == "60999"
+            assert uids(told["worker_pid"]) == {"60999"}
+            assert state_dir.stat().st_mode & 0o777 == 0o710
+            own = [path for path in state_dir.iterdir() if path.is_file()]
+            assert own
+            assert all(path.stat().st_mode & 0o077 == 0 for path in own)
+
+
+def test_where_that_user_cannot_read_the_packs_the_worker_serves_and_the_report_says_why(
+    tmp_path: Path, packs: Packs
+) -> None:
+    wrapper = tuple(as_root_without_namespaces())
+    with running(tmp_path, packs, wrapper=wrapper) as here:
+        here.serve(vib=slot(packs.affine(2)))
+        isolation = here.device.slot("vib")["isolation"]
+        assert "uid" not in isolation["layers"]
+        assert isolation["missing"]["uid"].startswith("user 60999 may not read /")
 
 
 PROBE = """

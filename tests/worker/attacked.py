@@ -20,19 +20,20 @@ FILES = (
 PROGRAM = Path(__file__).with_name("confined.py")
 
 
-def run_hostile(wrapper: Sequence[str] = (), **setting: Any) -> Any:
+def run_hostile(wrapper: Sequence[str] = (), *, private: bool = False, **setting: Any) -> Any:
     """Run `confined.py` amid things to attack; return what it tells.
 
     Args:
         wrapper: A command line to run it, and its victim, by.
+        private: The daemon's files and other packs are for their owner alone.
         setting: Of `confined.Setting`, beyond what is to attack.
     """
     # Test folders are their user's alone; these are everybody's.
     with tempfile.TemporaryDirectory() as folder:
-        return _run(Path(folder), wrapper, setting)
+        return _run(Path(folder), wrapper, private, setting)
 
 
-def _run(folder: Path, wrapper: Sequence[str], setting: dict[str, Any]) -> Any:
+def _run(folder: Path, wrapper: Sequence[str], private: bool, setting: dict[str, Any]) -> Any:
     for name in ("state", "other", "pack", "open"):
         (folder / name).mkdir()
     for name in FILES:
@@ -42,6 +43,9 @@ def _run(folder: Path, wrapper: Sequence[str], setting: dict[str, Any]) -> Any:
         path.chmod(0o777)
         if wrapper[:1] == ["setpriv"]:
             os.chown(path, 1000, 1000)
+    if private:
+        for name in ("state", "other"):
+            (folder / name).chmod(0o700)
     abstract = f"edgeward-test-{os.getpid()}-{id(folder)}"
     with ExitStack() as kept:
         server = kept.enter_context(socket.create_server(("127.0.0.1", 0)))

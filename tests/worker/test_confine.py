@@ -74,7 +74,7 @@ def test_below_the_level_that_is_required_nothing_serves(place: int) -> None:
 
 
 def test_what_builds_on_a_missing_layer_is_missing_too() -> None:
-    assert Plan().without("user", "x").layers == {"landlock", "syscalls", "allow_list"}
+    assert Plan().without("user", "x").layers == {"uid", "landlock", "syscalls", "allow_list"}
     assert "root" not in Plan().without("mnt", "x").layers
     assert "allow_list" not in Plan().without("syscalls", "x").layers
     assert Plan().without("root", "why").missing == {"root": "why"}

@@ -3,16 +3,19 @@ left where a layer is missing. docs/isolation.md shows the same as a table."""
 
 from __future__ import annotations
 
+import os
 import shutil
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.worker.attacked import run_hostile, succeeded
 
+ROOTED = Path(__file__).with_name("rooted.py")
 # What the filter of system calls alone stops.
 BY_CALLS_ONLY = {
     "fork",
@@ -67,6 +70,17 @@ def as_another_user() -> list[str]:
         if shutil.which(wrapper[0]) and not subprocess.run(command, capture_output=True).returncode:
             return wrapper
     pytest.skip("there is no other user to be here")
+
+
+def as_root_without_namespaces() -> list[str]:
+    """Return a command line by which what follows is root's, where nobody has namespaces."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make a worker another user")
+    wrapper = [sys.executable, str(ROOTED)]
+    tried = subprocess.run([*wrapper, sys.executable, "-c", ""], capture_output=True, text=True)
+    if tried.returncode:
+        pytest.skip(f"root may not take its namespaces here: {tried.stderr.splitlines()[-1]}")
+    return wrapper
 
 
 def check_rights(result: Any) -> None:
@@ -126,6 +140,47 @@ def test_without_namespaces_the_level_is_basic_and_landlock_guards_files() -> No
     left = NAMES if "landlock" in isolation["layers"] else NAMES | READABLE
     assert succeeded(result) == left
     check_rights(result)
+
+
+# What a process of another user may not do to one of root's, nor to its files.
+BY_USER = {
+    *("read the daemon's state", "read another pack", "read the daemon's environment"),
+    *("read the daemon's memory", "trace the daemon", "kill the daemon", "limit the daemon"),
+    *("slow the daemon", "move the daemon", "mount", "set the clock", "change the root"),
+}
+
+
+def test_root_without_user_namespaces_makes_a_worker_another_user() -> None:
+    result = run_hostile(as_root_without_namespaces(), private=True)
+    isolation = result["told"]["isolation"]
+    assert isolation["level"] == "basic"
+    assert isolation["layers"]["uid"] == "60999"
+    assert isolation["missing"]["user"] == "unshare: No space left on device"
+    assert "uid" not in isolation["missing"]
+    left = NAMES if "landlock" in isolation["layers"] else NAMES | {"read /etc/passwd"}
+    assert succeeded(result) == left
+    check_rights(result)
+
+
+def test_another_user_alone_has_no_say_over_the_daemon_and_its_files() -> None:
+    result = run_hostile(as_root_without_namespaces(), private=True, only=["uid"])
+    assert result["told"]["isolation"]["layers"]["uid"] == "60999"
+    assert not succeeded(result) & BY_USER
+    without = run_hostile(as_root_without_namespaces(), private=True, only=[])
+    assert succeeded(without) >= {"read the daemon's state", "read another pack", "kill the daemon"}
+
+
+def test_who_is_not_root_needs_no_other_user() -> None:
+    isolation = run_hostile(as_another_user(), off=["user"])["told"]["isolation"]
+    assert "uid" not in {**isolation["layers"], **isolation["missing"]}
+
+
+@needs_namespaces
+def test_a_user_that_cannot_be_had_is_told() -> None:
+    # In this namespace there is none but root.
+    none_left = 'echo 0 > /proc/sys/user/max_user_namespaces && exec "$@"'
+    isolation = run_hostile(["unshare", "-Ur", "sh", "-c", none_left, "sh"])["told"]["isolation"]
+    assert isolation["missing"]["uid"].startswith("user 60999: ")
 
 
 def test_the_filter_alone_is_basic_and_does_not_guard_what_the_user_may_read() -> None:
