@@ -88,13 +88,14 @@ class OpenvinoRuntime:
         if wanted.cache is not None and not wanted.fill:
             compiled, told = _import(core, wanted.cache / BLOB, device, properties)
         if compiled is not None:
-            return OpenvinoSession(compiled, device, outputs, told=told)
+            return OpenvinoSession(compiled, device, outputs, outputs, told=told)
         graph = _read(model)
+        names = [port.any_name for port in graph.outputs]
         try:
             compiled = core.compile_model(graph, device, properties)
             if wanted.cache is not None and wanted.fill:
                 (wanted.cache / BLOB).write_bytes(_exported(compiled))
-            return OpenvinoSession(compiled, device, outputs, told=told)
+            return OpenvinoSession(compiled, device, outputs, names, told=told)
         except RuntimeError as error:
             if _NO_MEMORY.search(str(error)):
                 raise MemoryError(shorten(error)) from None
@@ -106,7 +107,7 @@ class OpenvinoRuntime:
             compiled = core.compile_model(graph, CPU, on_cpu)
         except RuntimeError as error:
             raise _refusal(error, model) from None
-        return OpenvinoSession(compiled, device, outputs, why)
+        return OpenvinoSession(compiled, device, outputs, names, why)
 
     def _properties(self, device: str, wanted: Wanted) -> dict[str, str]:
         if device not in self._providers:
@@ -134,22 +135,33 @@ class OpenvinoRuntime:
 
 
 class OpenvinoSession:
-    """One compiled model and one request to it."""
+    """One compiled model and one request to it.
+
+    Args:
+        compiled: The library's.
+        wanted: What it was to be compiled for.
+        outputs: Names of those that are given; none: all.
+        names: That the file is known to give its outputs.
+        why: Why it was compiled for the CPU instead.
+        told: What became of what was compiled before; see `CompiledSession`.
+    """
 
     def __init__(
-        self, compiled: Any, wanted: str, outputs: Sequence[str], why: str = "", told: str = ""
+        self,
+        compiled: Any,
+        wanted: str,
+        outputs: Sequence[str],
+        names: Sequence[str],
+        why: str = "",
+        told: str = "",
     ) -> None:
-        chosen = [
-            (place, port)
-            for place, port in enumerate(compiled.outputs)
-            if not outputs or port.any_name in outputs
-        ]
-        self.inputs = tuple(map(_tensor, compiled.inputs))
-        self.outputs = tuple(_tensor(port) for _, port in chosen)
-        # What became of what was compiled before; see `CompiledSession`.
+        named = [(_name(port, names), place, port) for place, port in enumerate(compiled.outputs)]
+        chosen = [each for each in named if not outputs or each[0] in outputs]
+        self.inputs = tuple(_tensor(port, port.any_name) for port in compiled.inputs)
+        self.outputs = tuple(_tensor(port, name) for name, _, port in chosen)
         self.compiled = told
         self._request: Any = compiled.create_infer_request()
-        self._places = {port.any_name: place for place, port in chosen}
+        self._places = {name: place for name, place, _ in chosen}
         self._ranked = {
             port.any_name: bool(port.partial_shape.rank.is_static) for port in compiled.inputs
         }
@@ -247,8 +259,13 @@ def _reason(error: Exception) -> str:
     return shorten(_NOISE.sub("", str(error)))
 
 
-def _tensor(port: Any) -> Tensor:
-    name = port.any_name
+def _name(port: Any, names: Sequence[str]) -> str:
+    """Return an output's name: one that is computed by an operator which does nothing, and so is
+    left out, also has the name of what that was given."""
+    return next((name for name in names if name in port.names), port.any_name)
+
+
+def _tensor(port: Any, name: str) -> Tensor:
     datatype = _TYPES.get(port.element_type.type_name)
     if datatype is None:
         raise ModelRejected(f"{name!r} has the type {port.element_type}, which has no array")

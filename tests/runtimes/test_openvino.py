@@ -15,6 +15,7 @@ from agent.runtimes.onnx import OnnxRuntime
 from agent.runtimes.openvino import BLOB, OpenvinoRuntime
 from agent.runtimes.tflite import TfliteRuntime
 from tests.runtimes import models
+from tests.scenarios.models import Affine, write_affine
 
 # Model → how far its answers may be from the usual runtime's.
 MODELS = {
@@ -112,3 +113,15 @@ def test_what_is_no_blob_of_its_own_is_refused_and_the_model_compiled_anew(
     assert session.compiled == "refused"
     row = np.array([[-1, 2, -3, 4]], np.float32)
     np.testing.assert_array_equal(session.run({"x": row})["y"], [[0, 2, 0, 4]])
+
+
+@pytest.mark.parametrize("outputs", [(), ("y",)])
+def test_an_output_keeps_its_name_where_its_operator_does_nothing(
+    tmp_path: Path, outputs: tuple[str, ...]
+) -> None:
+    write_affine(tmp_path / "m.onnx", Affine(2.0, 0.0))
+    runtime, row = OpenvinoRuntime(), np.array([[1, 2, 3, 4]], np.float32)
+    for wanted in (Wanted(), Wanted(cache=tmp_path, fill=True), Wanted(cache=tmp_path)):
+        session = runtime.load(tmp_path / "m.onnx", wanted, outputs=outputs)
+        assert [tensor.name for tensor in session.outputs] == ["y"]
+        np.testing.assert_array_equal(session.run({"x": row})["y"], 2 * row)
