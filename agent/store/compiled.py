@@ -140,6 +140,8 @@ class CompiledStore:
                 self._files.chmod(path / name, BLOB_MODE)
                 self._files.sync(file)
             files[name] = (self._digest(path / name), found.st_size)
+        # A worker may be another user than the agent.
+        self._files.chmod(path, 0o755)
         self._files.sync_dir(path)
         return Sealed(files)
 

@@ -51,6 +51,8 @@ def test_what_was_proven_is_found_whole_and_read_only(tmp_path: Path) -> None:
     assert store.has(KEY)
     assert store.use(KEY) == folder == tmp_path / "compiled" / KEY
     assert [path.stat().st_mode & 0o777 for path in folder.iterdir()] == [0o444]
+    # While it was being filled nobody else could look.
+    assert folder.stat().st_mode & 0o777 == 0o755
     assert store.used_bytes() == 100
     assert store_at(tmp_path).use(KEY) == folder
 
