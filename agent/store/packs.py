@@ -102,6 +102,21 @@ class PackStore:
         """Whether a file is here already and need not be fetched."""
         return self._blobs.size(hex_of(digest)) is not None
 
+    def read_blob(self, digest: str, offset: int, size: int) -> bytes:
+        """Up to `size` bytes of a file that is here, fewer at its end; none where it is not."""
+        return self._files.read_range(self._blobs.path(hex_of(digest)), offset, size) or b""
+
+    def is_whole(self, digest: str) -> bool:
+        """Read a file again: whether it is here, with the bytes that its digest promises."""
+        return self.has_blob(digest) and not self._blobs.is_altered(hex_of(digest))
+
+    def drop_unused(self, digest: str) -> None:
+        """Remove a file that no pack has; durable on return."""
+        with self._lock:
+            found = self._files.stat(self._blobs.path(hex_of(digest)))
+            if found is not None and found.st_nlink == 1:
+                self._blobs.drop(hex_of(digest))
+
     def missing(self, files: Mapping[str, tuple[str, int]]) -> list[str]:
         """The names of files still to be fetched before `install`."""
         return [name for name, (digest, _) in files.items() if not self.has_blob(digest)]

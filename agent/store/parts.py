@@ -65,6 +65,11 @@ class Part:
                 missing.append(index)
         return missing
 
+    def lacks(self, start: int, end: int) -> bool:
+        """Whether some byte from `start` up to but not including `end` is still to come."""
+        blocks = range(start // self.block_size, -(-end // self.block_size))
+        return not all(map(self._has, blocks))
+
     @property
     def complete(self) -> bool:
         """Whether every block is here; whether they are the right bytes, only `finish` knows."""

@@ -34,6 +34,7 @@ WIDTHS = (1, 2, 4, 8)
 BLOCK_BYTES = 1 << 20
 LENGTH_BYTES = 4
 _PIECE_BYTES = 64 * 1024
+_MORE = "bytes follow its compressed data"
 
 # Offset and length → bytes, fewer at the end of a file.
 Read = Callable[[int, int], bytes]
@@ -164,7 +165,7 @@ def _from_planes(planes: bytearray, width: int) -> bytearray:
     block, at = bytearray(len(planes)), 0
     for plane in range(width):
         count = len(range(plane, len(planes), width))
-        block[plane::width] = planes[at : at + count]
+        block[plane::width] = memoryview(planes)[at : at + count]
         at += count
     return block
 
@@ -183,57 +184,73 @@ class _Damaged(Exception):
     """A block that does not decompress to what it must."""
 
 
+class _Filling:
+    """Memory for one block, taken at once; `room` is how much the next step may give."""
+
+    def __init__(self, size: int) -> None:
+        self.data = bytearray(size)
+        self._at = 0
+
+    @property
+    def room(self) -> int:
+        # One byte too many is seen, and no second one; 0 would mean without a bound.
+        return min(_PIECE_BYTES, len(self.data) + 1 - self._at)
+
+    def take(self, inflated: bytes) -> None:
+        if self._at + len(inflated) > len(self.data):
+            raise _Damaged(f"it inflates to more than its {len(self.data)} bytes")
+        self.data[self._at : self._at + len(inflated)] = inflated
+        self._at += len(inflated)
+
+    def whole(self, *, ended: bool) -> bytearray:
+        if self._at < len(self.data) or not ended:
+            raise _Damaged(f"it ends after {self._at} of {len(self.data)} bytes")
+        return self.data
+
+
 def _inflate_zlib(pieces: Pieces, size: int, shape: Shape) -> bytearray:
-    inflater, out = zlib.decompressobj(), bytearray()
+    inflater, out = zlib.decompressobj(), _Filling(size)
     try:
         for piece in pieces:
-            while piece and not inflater.eof:
-                out += inflater.decompress(piece, _room(out, size))
-                piece = inflater.unconsumed_tail
-            if inflater.eof and (piece or inflater.unused_data):
-                raise _Damaged("bytes follow its compressed data")
+            if inflater.eof:
+                raise _Damaged(_MORE)
+            full = True
+            while (piece or full) and not inflater.eof:
+                room = out.room
+                inflated = inflater.decompress(piece, room)
+                out.take(inflated)
+                # Where all that was asked for came, there may be more without further input.
+                piece, full = inflater.unconsumed_tail, len(inflated) == room
+            if inflater.unused_data:
+                raise _Damaged(_MORE)
     except zlib.error as error:
         raise _Damaged(str(error)) from None
-    return _whole(out, size, ended=inflater.eof)
+    return out.whole(ended=inflater.eof)
 
 
 def _inflate_lzma(pieces: Pieces, size: int, shape: Shape) -> bytearray:
     assert lzma is not None
     # A header may ask for a window of gigabytes; ours asks for a block, rounded up.
     bound = 2 * shape.block + (1 << 20)
-    inflater, out = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=bound), bytearray()
+    inflater, out = lzma.LZMADecompressor(lzma.FORMAT_XZ, memlimit=bound), _Filling(size)
     try:
         for piece in pieces:
             if inflater.eof:
-                raise _Damaged("bytes follow its compressed data")
-            out += inflater.decompress(piece, _room(out, size))
+                raise _Damaged(_MORE)
+            out.take(inflater.decompress(piece, out.room))
             while not (inflater.needs_input or inflater.eof):
-                out += inflater.decompress(b"", _room(out, size))
+                out.take(inflater.decompress(b"", out.room))
             if inflater.unused_data:
-                raise _Damaged("bytes follow its compressed data")
+                raise _Damaged(_MORE)
     except lzma.LZMAError as error:
         raise _Damaged(str(error)) from None
-    return _whole(out, size, ended=inflater.eof)
+    return out.whole(ended=inflater.eof)
 
 
 _INFLATE: Mapping[str, Callable[[Pieces, int, Shape], bytearray]] = {
     "zlib": _inflate_zlib,
     **({"lzma": _inflate_lzma} if lzma is not None else {}),
 }
-
-
-def _room(out: bytearray, size: int) -> int:
-    """How much more may be inflated: one byte too many is seen, and no second one."""
-    if len(out) > size:
-        raise _Damaged(f"it inflates to more than its {size} bytes")
-    return size + 1 - len(out)
-
-
-def _whole(out: bytearray, size: int, *, ended: bool) -> bytearray:
-    if len(out) != size or not ended:
-        more = "more than " if len(out) > size else ""
-        raise _Damaged(f"it inflates to {more}{min(len(out), size)} of {size} bytes")
-    return out
 
 
 def _xor(one: bytes | bytearray, other: bytes | bytearray) -> bytes:

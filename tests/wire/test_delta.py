@@ -97,14 +97,14 @@ def test_a_delta_with_bytes_behind_it_is_refused() -> None:
 def test_a_block_that_inflates_too_far_is_refused_before_it_has(codec: str) -> None:
     bomb = packed(bytes(1000 * BLOCK), codec)
     assert len(bomb) < BLOCK + 1024
-    with pytest.raises(PackError, match=f"more than (its )?{BLOCK}"):
+    with pytest.raises(PackError, match=f"more than its {BLOCK}"):
         applied(one_block(bomb), b"", BLOCK, Shape(4, codec, BLOCK))
 
 
 @pytest.mark.parametrize("codec", ["zlib", "lzma"])
 def test_a_block_that_inflates_to_too_little_is_refused(codec: str) -> None:
     few = packed(b"few", codec)
-    with pytest.raises(PackError, match=f"3 of {BLOCK} bytes"):
+    with pytest.raises(PackError, match=f"after 3 of {BLOCK} bytes"):
         applied(one_block(few), b"", BLOCK, Shape(4, codec, BLOCK))
 
 
