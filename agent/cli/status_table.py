@@ -69,6 +69,7 @@ def _print_slot(console: Console, name: str, slot: Mapping[str, Any]) -> None:
         (less, "yellow"),
         (slot.get("policy"), "yellow"),
         (_isolation(slot.get("isolation")), "dim"),
+        (_isolation(slot.get("owner"), "its device's owner: "), "dim"),
         (", ".join(counted), "dim"),
     )
     for line, style in lines:
@@ -86,11 +87,11 @@ def _less_than_wanted(placement: Mapping[str, Any]) -> str:
     return f"wanted {wanted}, got {got}{of_it}" + (f": {why}" if why else "")
 
 
-def _isolation(isolation: Mapping[str, Any] | None) -> str:
+def _isolation(isolation: Mapping[str, Any] | None, whose: str = "") -> str:
     if not isolation:
         return ""
     policy = isolation.get("policy", "strict")
-    words = [f"isolation {isolation.get('level', 'none')}"]
+    words = [f"{whose}isolation {isolation.get('level', 'none')}"]
     words += [f"policy {policy}"] if policy != "strict" else []
     missing = isolation.get("missing") or {}
     words += [f"without {', '.join(missing)}"] if missing else []

@@ -40,6 +40,7 @@ class Facts:
     runtime_version: str = ""
     provider: str = ""
     isolation: Isolation | None = None
+    owner: Isolation | None = None
     placement: Placement | None = None
     threads: int | None = None
     p50_ms: float | None = None
@@ -95,6 +96,7 @@ def _slot(entry: SlotState, facts: Facts) -> SlotReport:
         runtime_version=facts.runtime_version,
         provider=facts.provider,
         isolation=facts.isolation,
+        owner=facts.owner,
         placement=facts.placement,
         threads=facts.threads,
         p50_ms=facts.p50_ms,

@@ -176,6 +176,7 @@ class Reporter:
             placement=_placement(server, choice, ready.placement),
             threads=ready.threads,
             isolation=ready.isolation,
+            owner=ready.owner,
         )
 
     # -- status, for a person on the device -----------------------------------------------------
@@ -428,11 +429,14 @@ def _metric(counter: str) -> str:
 
 
 def _live(server: SlotServer) -> dict[str, Any]:
-    meters = server.lane.meters
+    meters, worker = server.lane.meters, server.worker
+    owner = worker.owner_pid if worker is not None else 0
+    shared = {"owner_pid": owner, "owner_memory_bytes": vitals.memory_of(owner)} if owner else {}
     return {
+        **shared,
         **_counters(server),
         "bus": _standing(server.bus.state),
-        "worker_pid": server.worker.pid if server.worker is not None else None,
+        "worker_pid": worker.pid if worker is not None else None,
         "latency_ms": {
             name.removesuffix("_ms"): meters.total.quantile_ms(q) for name, q in QUANTILES.items()
         },

@@ -230,6 +230,7 @@ def _bounded(ready: Ready) -> Ready:
         variant=_word(ready.variant),
         compiled=_word(ready.compiled),
         isolation=_words(ready.isolation),
+        owner=_words(ready.owner) if ready.owner is not None else None,
     )
 
 

@@ -145,7 +145,7 @@ class Template:
         if worker is None:
             return
         if event.event == "started":
-            worker.pid = event.pid
+            worker.pid, worker.owner_pid = event.pid, event.owner
             if worker.doomed:
                 self._kill(worker)
         elif event.event == "exited":

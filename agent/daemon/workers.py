@@ -35,6 +35,8 @@ class Worker(asyncio.BufferedProtocol):
         self.runtime = runtime
         self.memory_mb = memory_mb
         self.pid = 0
+        # Who runs its model on a shared device; 0: it does itself.
+        self.owner_pid = 0
         # It is to be killed, and its process id is not known yet.
         self.doomed = False
         self.ready: Ready | None = None

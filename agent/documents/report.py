@@ -87,12 +87,14 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
         pack: The pack that serves; absent where none does.
         name: From its manifest.
         version: From its manifest.
-        variant: The variant that really runs; this and the next four are absent while no worker is
+        variant: The variant that really runs; this and the next five are absent while no worker is
             there.
         runtime: The inference library that really runs it.
         runtime_version: Its version.
         provider: What that library computes on, as it says itself.
         isolation: What holds the worker.
+        owner: What holds the process that runs the model on a device which slots share; absent
+            where the worker runs it itself. `isolation.require` speaks of workers.
         placement: Where its operators were to run and do run; `why` also tells why the pack is not
             run in the way that was chosen.
         threads: How many a run may use.
@@ -113,6 +115,7 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
     runtime_version: str = ""
     provider: str = ""
     isolation: Isolation | None = None
+    owner: Isolation | None = None
     placement: Placement | None = None
     threads: int | None = None
     p50_ms: float | None = None

@@ -30,6 +30,9 @@ class SlotStatus(SlotReport, frozen=True, omit_defaults=True, kw_only=True):
         waiting, in_flight, held: Messages now, as there.
         bus: Where the slot's connection for sensor messages and predictions stands.
         worker_pid: The process that holds the model; null while there is none.
+        owner_pid: The process that runs it on a device which slots share; absent where there is
+            none.
+        owner_memory_bytes: Resident memory of that process, for all its slots together.
         latency_ms: `p50`, `p95` and `p99` from arrival to answer, since the last telemetry
             document; null where there was no message.
         policy: What the slot's policy does at present; absent: nothing.
@@ -56,6 +59,8 @@ class SlotStatus(SlotReport, frozen=True, omit_defaults=True, kw_only=True):
     held: int = 0
     bus: LinkStatus | None = None
     worker_pid: int | None = None
+    owner_pid: int | None = None
+    owner_memory_bytes: int | None = None
     latency_ms: dict[str, float | None] = msgspec.field(default_factory=dict)
     policy: str = ""
 

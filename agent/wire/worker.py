@@ -63,6 +63,8 @@ class Ready(msgspec.Struct, frozen=True, omit_defaults=True):
     variant: str
     threads: int = 1
     isolation: Isolation = Isolation()
+    # What holds the process that runs the model in this one's place.
+    owner: Isolation | None = None
     # False where the model keeps hidden state that cannot be rebuilt by replaying messages.
     replayable: bool = True
     # From the file to a loaded session.
@@ -126,6 +128,8 @@ class TemplateEvent(msgspec.Struct, frozen=True, omit_defaults=True):
     version: str = ""
     # Of the runtime, with `ready`.
     facts: RuntimeFacts | None = None
+    # Who holds the worker's device, with `started`; 0: it does itself, if it has one.
+    owner: int = 0
     code: str = ""
     message: str = ""
     hint: str = ""

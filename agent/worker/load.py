@@ -107,6 +107,7 @@ def open_model(runtime: Runtime, load: Load, isolation: Isolation) -> Model:
         threads=load.threads,
         variant=variant.name,
         isolation=isolation,
+        owner=getattr(session, "owner", None),
         replayable=variant.hidden_state != "per_source",
         load_ms=round(load_ms, 3),
         compiled=getattr(session, "compiled", ""),

@@ -25,11 +25,12 @@ from typing import NamedTuple, NoReturn
 import msgspec
 
 from agent.documents.deployment import Share
+from agent.documents.report import Isolation
 from agent.errors import AgentError, MemoryLimit, ModelRejected, WorkerError
 from agent.runtimes.api import ExclusiveRuntime, Session, Wanted
 from agent.wire.worker import Failed
 from agent.worker import child, confine, view
-from agent.worker.confine import Plan
+from agent.worker.confine import Held, Plan
 from agent.worker.kernel import LayerUnavailable
 from agent.worker.policies import POLICIES
 from agent.worker.shared import (
@@ -135,28 +136,30 @@ def become(birth: Birth, plan: Plan, seen: View, line: int) -> NoReturn:
 
     def body() -> bool:
         birth.runtime.open_device()
-        if not _lock(birth.runtime.policy(), plan, seen, line):
+        held = _lock(birth.runtime.policy(), plan, seen, line)
+        if held is None:
             return False
-        Owner(birth.runtime, birth.control, birth.busy).serve()
+        held.layers["memory"] = "rlimit_data"
+        Owner(birth.runtime, birth.control, birth.busy, held.report()).serve()
         return True
 
     child.live(birth.parent, {birth.control.fileno(), line}, body)
 
 
-def _lock(policy: str, plan: Plan, seen: View, line: int) -> bool:
-    """Confine this process by its device's policy and say so; False: it cannot be."""
+def _lock(policy: str, plan: Plan, seen: View, line: int) -> Held | None:
+    """Confine this process by its device's policy and say so; None: it cannot be."""
     if _HEARS_OF_DEVICES in POLICIES[policy].calls and "net" in plan.layers:
         # The kernel tells of devices in the machine's own network namespace only. Of sockets, the
         # filter lets through those for that alone.
         plan = plan.without("net", "the device's library must hear of devices")
     try:
-        confine.confine(plan, view.add(seen, POLICIES[policy], ""), policy)
+        held = confine.confine(plan, view.add(seen, POLICIES[policy], ""), policy)
     except LayerUnavailable as error:
         os.write(line, msgspec.json.encode((error.layer, error.reason)))
-        return False
+        return None
     os.write(line, LOCKED)
     os.close(line)
-    return True
+    return held
 
 
 class _Held:
@@ -239,6 +242,7 @@ class Owner:
 
     Args:
         runtime, control, busy: As for `Birth`.
+        isolation: What holds this process.
         clock: What turns are counted by, in seconds.
     """
 
@@ -247,11 +251,13 @@ class Owner:
         runtime: ExclusiveRuntime,
         control: socket.socket,
         busy: mmap.mmap,
+        isolation: Isolation,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._runtime = runtime
         self._control = control
         self._busy = busy
+        self._isolation = isolation
         self._clock = clock
         self._libraries_bytes = _private_bytes()
         self._turns = Turns()
@@ -375,7 +381,8 @@ class Owner:
             client.models[model] = _Held(session, ask.memory_mb)
         finally:
             self._allow_memory(0)
-        loaded = Loaded(tuple(session.inputs), tuple(session.outputs), session.placement)
+        sides = tuple(session.inputs), tuple(session.outputs)
+        loaded = Loaded(*sides, session.placement, self._isolation)
         return msgspec.json.encode(loaded)
 
     def _allow_memory(self, more_mb: int) -> None:

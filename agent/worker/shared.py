@@ -22,7 +22,7 @@ from agent import errors
 from agent.documents.deployment import Share
 from agent.documents.device import RuntimeFacts
 from agent.documents.manifest import Tensor
-from agent.documents.report import Placement
+from agent.documents.report import Isolation, Placement
 from agent.errors import AcceleratorFailed, AgentError, BadInput, ModelRejected
 from agent.pipeline.tensors import DTYPES
 from agent.runtimes.api import Arrays, Runtime, Wanted
@@ -50,6 +50,7 @@ class Loaded(msgspec.Struct, frozen=True):
     inputs: tuple[Tensor, ...]
     outputs: tuple[Tensor, ...]
     placement: Placement
+    owner: Isolation
 
 
 class Shapes:
@@ -147,6 +148,8 @@ class SharedSession:
         self.inputs = loaded.inputs
         self.outputs = loaded.outputs
         self.placement = loaded.placement
+        # What holds the process that runs it.
+        self.owner = loaded.owner
         self._stream = stream
         self._number = number
         self._given = Shapes(loaded.inputs)

@@ -143,7 +143,9 @@ class Template:
         if link >= 0:
             os.close(link)
         self._numbers[pid] = request.worker
-        _tell(self._control, TemplateEvent("started", worker=request.worker, pid=pid))
+        holder = self._owner.pid if self._owner is not None else 0
+        event = TemplateEvent("started", worker=request.worker, pid=pid, owner=holder)
+        _tell(self._control, event)
 
     def _link(self, number: int) -> int:
         """Return a worker's stream to the owner of the runtime's device; -1: it needs none."""

@@ -40,6 +40,14 @@ def test_it_is_used_and_the_report_says_so(on_tpu: Running, packed: Packed) -> N
     told = runs_on(on_tpu, "a", "edgetpu")
     assert told == {"wanted": "edgetpu", "got": "edgetpu", "operators": 1.0, "time": 1.0}
     assert on_tpu.device.slot("a")["runtime"] == "edgetpu"
+    told = on_tpu.device.slot("a")
+    assert told["isolation"]["policy"] == "strict"
+    owner = told["owner"]
+    assert owner["policy"] == "edgetpu-usb"
+    assert "net" in owner["missing"]
+    assert owner["layers"]["syscalls"] == "deny-list"
+    assert told["owner_pid"] not in (0, told["worker_pid"])
+    assert 10 << 20 < told["owner_memory_bytes"] < 1 << 30
     answer = on_tpu.predict("m1", "in/a")
     assert answer["outputs"][0]["data"] == [1.0, 2.0, 3.0, 4.0]
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from agent.documents.device import RuntimeFacts
 from agent.documents.manifest import Tensor
-from agent.documents.report import Placement
+from agent.documents.report import Isolation, Placement
 from agent.errors import ModelRejected
 from agent.runtimes.api import Arrays, Wanted
 from agent.worker.owner import Owner
@@ -97,4 +97,4 @@ class Doubling:
 if __name__ == "__main__":
     control = socket.socket(fileno=int(sys.argv[1]))
     clock = Clock()
-    Owner(Doubling(clock), control, mmap.mmap(-1, mmap.PAGESIZE), clock).serve()
+    Owner(Doubling(clock), control, mmap.mmap(-1, mmap.PAGESIZE), Isolation(), clock).serve()

@@ -248,7 +248,7 @@ class Bench:
         )
         made = BlockingWorker("edgetpu", load, template=self.template, deadline_s=deadline_s)
         worker = self._kept.enter_context(made)
-        worker.load()
+        self.ready = worker.load()
         return worker
 
     def close(self) -> None:
@@ -356,6 +356,12 @@ def test_a_quota_holds_between_workers(bench: Bench) -> None:
 
 def test_the_owner_is_confined_as_its_workers_are(bench: Bench) -> None:
     worker = bench.worker()
+    isolation, owner = bench.ready.isolation, bench.ready.owner
+    assert owner is not None
+    assert (isolation.policy, owner.policy) == ("strict", "edgetpu-usb")
+    assert "root" in owner.layers or "root" in isolation.missing
+    assert owner.layers["syscalls"] == "deny-list"
+    assert owner.layers["memory"] == "rlimit_data"
     pid = bench.template.pid
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     # Beside these there is the first process of their namespace, which runs nothing of ours.
