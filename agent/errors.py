@@ -9,7 +9,11 @@ AgentError
 │   ├── NoSpace            the disk or the quota is full
 │   └── StoreCorrupt       what was stored is missing or altered
 ├── FetchError             the pack cannot be obtained (from here, for now)
-│   └── SourceRefused      the source says no; asking again will not help
+│   ├── SourceRefused      the source says no; asking again will not help
+│   ├── SourceExpired      the address is no longer good; another one is needed
+│   ├── SourceMissing      the source does not have it, or not yet
+│   ├── FetchPostponed     the settings say: not now
+│   └── ClockWrong         certificates cannot be judged by this device's clock
 ├── LinkError
 │   ├── LinkRefused        the peer answered and refused us
 │   ├── LinkUnreachable    no answer
@@ -100,6 +104,22 @@ class FetchError(AgentError):
 class SourceRefused(FetchError):
     code = "source_refused"
     retryable = False
+
+
+class SourceExpired(FetchError):
+    code = "source_expired"
+
+
+class SourceMissing(FetchError):
+    code = "source_missing"
+
+
+class FetchPostponed(FetchError):
+    code = "fetch_postponed"
+
+
+class ClockWrong(FetchError):
+    code = "tls_clock"
 
 
 class LinkError(AgentError):

@@ -27,6 +27,9 @@ _ERRORS: Mapping[str, type[errors.AgentError]] = {
     for kind in (
         errors.FetchError,
         errors.SourceRefused,
+        errors.SourceExpired,
+        errors.SourceMissing,
+        errors.ClockWrong,
         errors.PackError,
         errors.DigestMismatch,
         errors.StoreError,
@@ -45,7 +48,13 @@ class ChildSource:
         source: str,
         settings: Settings,
         environment: Mapping[str, str] = os.environ,
+        *,
+        max_kib_s: int = 0,
     ) -> None:
+        """
+        Args:
+            max_kib_s: Most that it may read over a network in a second; 0: no limit.
+        """
         self._pack = pack
         self._environment = environment
         self._job = Job(
@@ -53,12 +62,10 @@ class ChildSource:
             store=settings.state_dir,
             quota_bytes=settings.limits.store_mb << 20,
             roots=settings.fetch.roots,
-            proxies={
-                name.lower(): value
-                for name, value in environment.items()
-                if name.lower() in _PROXIES
-            },
+            proxies=_proxies(settings.fetch.proxy, environment),
             parent_pid=os.getpid(),
+            max_kib_s=max_kib_s,
+            connections=settings.fetch.connections,
         )
         self._process: asyncio.subprocess.Process | None = None
         self._ending: asyncio.Future[None] | None = None
@@ -120,6 +127,14 @@ class ChildSource:
         assert self._process.stdin is not None
         self._process.stdin.write(msgspec.json.encode(self._job) + b"\n")
         return self._process
+
+
+def _proxies(proxy: str, environment: Mapping[str, str]) -> dict[str, str]:
+    """By variable; what the settings say goes before the environment, but for its exceptions."""
+    found = {n.lower(): value for n, value in environment.items() if n.lower() in _PROXIES}
+    if proxy:
+        found.update(dict.fromkeys(_PROXIES[:2], "" if proxy == "none" else proxy))
+    return found
 
 
 async def _end(process: asyncio.subprocess.Process) -> None:

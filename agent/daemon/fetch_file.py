@@ -47,8 +47,10 @@ class LocalFiles:
                 hint=f'to allow it, set [fetch] roots = ["{path.parent}"] on the device',
             )
 
-    def pieces(self, name: str, start: int, size: int | None) -> Iterator[tuple[int, bytes]]:
-        """Read one file, from `start` on. See `agent.daemon.fetch_http.HttpFiles.pieces`."""
+    def pieces(
+        self, name: str, start: int, size: int | None, end: int | None = None
+    ) -> Iterator[tuple[int, bytes]]:
+        """Read one file, or a part of it. See `agent.daemon.fetch_http.HttpFiles.pieces`."""
         with self._opened(name) as descriptor:
             found = os.fstat(descriptor)
             if not stat.S_ISREG(found.st_mode):
@@ -59,8 +61,9 @@ class LocalFiles:
                     f"{self._path / name} has {found.st_size} bytes; {limit} are promised",
                     hint="is it being copied at this moment, or is it another pack?",
                 )
-            while start < found.st_size and (
-                data := os.pread(descriptor, min(READ_BYTES, limit - start), start)
+            last = limit if end is None else end
+            while start < min(found.st_size, last) and (
+                data := os.pread(descriptor, min(READ_BYTES, last - start), start)
             ):
                 yield start, data
                 start += len(data)

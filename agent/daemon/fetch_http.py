@@ -1,7 +1,7 @@
 """Files of a pack from an HTTP server, resumed where they were cut. Only in the fetch process.
 
-Nothing secret is ever sent: requests carry no credentials, so a redirect cannot give them away.
-What comes is not believed before its digest has been checked; here only sizes are.
+What an answer means is decided in `agent.wire.http_answers`, and how fast one may read in
+`agent.control.traffic`; here are the connections, the waits and the loop over the attempts.
 """
 
 from __future__ import annotations
@@ -10,38 +10,57 @@ import os
 import random
 import re
 import signal
+import socket
+import ssl
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar
-from urllib.parse import SplitResult, quote, unquote, urljoin, urlsplit
+from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 import urllib3
+from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.util import SKIP_HEADER
 
+from agent.control.traffic import Bucket, StallWatch
 from agent.documents.manifest import MAX_MANIFEST_BYTES
-from agent.errors import FetchError, SourceRefused
+from agent.errors import ClockWrong, FetchError, SourceRefused
+from agent.wire.http_answers import (
+    EXCERPT_BYTES,
+    MAX_REDIRECTS,
+    REDIRECTS,
+    Again,
+    Asked,
+    Moved,
+    Refused,
+    Take,
+    Verdict,
+    Whole,
+    headers_for,
+    judge,
+    redirected,
+    same_origin,
+    shown,
+    validator_of,
+)
 
 CONNECT_S, READ_S = 10.0, 30.0
-READ_BYTES = 64 * 1024
-MAX_REDIRECTS = 3
 # Attempts in a row that bring nothing; then the deployment itself waits and tries again.
 MAX_FAILURES = 4
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 1.0, 30.0
-RETRY_AFTER_MAX_S = 3600.0
-# A server that sends less than this is treated as one that sends nothing.
-SLOW_BYTES_PER_S, SLOW_WINDOW_S = 1024, 60.0
 # The longest for the head of an answer, or for one read of its body: a server can drag both on for
 # ever, with headers, `100 Continue` or trailers, and never be silent for long.
 STEP_S = 60.0
-
-_REDIRECTS = frozenset({301, 302, 303, 307, 308})
-_TRANSIENT = frozenset({408, 425, 429})
-_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)")
+MAX_CONNECTIONS = 4
+# X509_V_ERR_CERT_NOT_YET_VALID and X509_V_ERR_CERT_HAS_EXPIRED of OpenSSL's x509_vfy.h.
+_WRONG_TIMES = {9: "is not valid yet", 10: "is valid no longer"}
+MAX_CAUSES = 8
 
 T = TypeVar("T")
 Pieces = Iterator[tuple[int, bytes]]
@@ -50,7 +69,7 @@ Pieces = Iterator[tuple[int, bytes]]
 class _Interrupted(Exception):
     """This attempt is over; another one may go on."""
 
-    def __init__(self, reason: str, after_s: float | None = None) -> None:
+    def __init__(self, reason: str, after_s: float = 0.0) -> None:
         super().__init__(reason)
         self.reason = reason
         self.after_s = after_s
@@ -70,73 +89,77 @@ class Clock:
 
 
 class HttpFiles:
-    """The files below one base URL."""
+    """The files below one base URL. `pieces` may be called from several threads at once."""
 
     def __init__(
         self,
         base: str,
         *,
         environment: Mapping[str, str] = os.environ,
+        max_kib_s: int = 0,
         clock: Clock | None = None,
     ) -> None:
         """
         Args:
             base: Where the pack is; a query (a shared access signature, say) goes with each file.
             environment: `http_proxy` and its kin.
+            max_kib_s: Most that is read in a second, by all threads together; 0: no limit.
 
         Raises:
             SourceRefused: The URL holds a password, or none could be fetched from it.
         """
-        self._base = urlsplit(base)
-        if not self._base.hostname:
-            raise SourceRefused(f"{shown(base)} names no host")
-        if self._base.username is not None or self._base.password is not None:
-            raise SourceRefused(
-                f"{shown(base)} holds a user name or a password",
-                hint="use a URL that is signed for a time, or a server inside your network",
-            )
-        self._pools = _Pools(environment)
+        self._base = _checked(base)
         self._clock = clock or Clock()
+        self._kib_s = max_kib_s
+        self._bucket = Bucket(max_kib_s, self._clock.now())
+        self._lock = threading.Lock()
+        self._pools = _Pools(environment, self._bucket.socket_bytes)
 
-    def pieces(self, name: str, start: int, size: int | None) -> Pieces:
-        """Read one file, from `start` on.
+    def pieces(self, name: str, start: int, size: int | None, end: int | None = None) -> Pieces:
+        """Read one file, or a part of it.
 
         Args:
             name: Of the file, below the base URL.
-            start: How many bytes are here already.
+            start: The first byte that is wanted.
             size: Bytes of the whole file; None for a manifest, which may have up to 1 MiB.
+            end: Behind the last byte that is wanted; None: to the file's end.
 
         Yields:
-            (offset, bytes). An offset of 0 in the middle means that what was here is worthless.
+            (offset, bytes). An offset of 0 in the middle means that what was here is worthless;
+            the whole file follows then.
 
         Raises:
             FetchError: The source is away, slow, or says nothing useful.
             SourceRefused: It says no.
         """
         url = self._url(name)
-        offset, failures, restarted, validator = start, 0, False, ""
+        asked = Asked(start, None if end == size else end, size)
+        failures, restarted = 0, False
         # What comes again from the beginning, and is cut again, is no progress.
         furthest = start
         while True:
             try:
-                with _Answer(self._pools, url, offset, validator) as answer:
-                    offset = answer.accept(offset, size)
-                    validator = answer.validator
-                    for data in answer.body(self._clock.now):
-                        self._bound(url, offset + len(data), size)
-                        yield offset, data
-                        offset += len(data)
-                        if offset > furthest:
-                            furthest, failures = offset, 0
-                if size is None or offset == size:
+                with _Answer(self._pools, url, asked) as answer:
+                    take = answer.take()
+                    if take is None:
+                        return
+                    if take.start != asked.start:
+                        asked = Asked(size=size)
+                    asked = replace(asked, validator=answer.validator)
+                    for data in self._body(answer, take):
+                        yield asked.start, data
+                        asked = replace(asked, start=asked.start + len(data))
+                        if asked.start > furthest:
+                            furthest, failures = asked.start, 0
+                if size is None or _is_done(asked):
                     return
-                raise _Interrupted(f"ended after {offset} of {size} bytes")
+                raise _Interrupted(f"ended after {asked.start} of {size} bytes")
             except _StartOver:
                 if restarted:
                     raise FetchError(f"{shown(url)} keeps changing while it is read") from None
-                offset, restarted, validator = 0, True, ""
+                asked, restarted = Asked(size=size), True
             except _Interrupted as cut:
-                if offset == size:
+                if _is_done(asked):
                     return
                 failures += 1
                 if failures >= MAX_FAILURES:
@@ -147,38 +170,56 @@ class HttpFiles:
         path = f"{self._base.path.rstrip('/')}/{quote(name)}"
         return self._base._replace(path=path, fragment="").geturl()
 
-    def _bound(self, url: str, end: int, size: int | None) -> None:
-        limit = MAX_MANIFEST_BYTES if size is None else size
-        if end > limit:
-            raise FetchError(
-                f"{shown(url)} sends more than the {limit} bytes it may have",
-                hint="is this the pack, or a page that stands in its place?",
-            )
+    def _body(self, answer: _Answer, take: Take) -> Iterator[bytes]:
+        """The body as it comes; too slow counts as cut."""
+        at, limit = take.start, MAX_MANIFEST_BYTES if take.end is None else take.end
+        watch = StallWatch(self._clock.now(), self._kib_s)
+        while data := self._read(answer):
+            at += len(data)
+            if at > limit:
+                raise FetchError(
+                    f"{shown(answer.url)} sends more than the {limit} bytes it may have",
+                    hint="is this the pack, or a page that stands in its place?",
+                )
+            yield data
+            few = watch.received(len(data), self._clock.now())
+            if few is not None:
+                raise _Interrupted(f"only {few} bytes in a minute")
 
-    def _back_off(self, failures: int, after_s: float | None) -> None:
+    def _read(self, answer: _Answer) -> bytes:
+        count = self._bucket.read_bytes
+        with self._lock:
+            wait_s = self._bucket.take(count, self._clock.now())
+        # Before the read: what the kernel has taken in has used the line already.
+        if wait_s:
+            self._clock.wait(wait_s)
+        data = answer.read(count)
+        with self._lock:
+            self._bucket.give_back(count - len(data))
+        return data
+
+    def _back_off(self, failures: int, after_s: float) -> None:
         limit = min(BACKOFF_LAST_S, BACKOFF_FIRST_S * 2.0 ** (failures - 1))
         chosen = limit * (0.5 + self._clock.chance() / 2)
-        self._clock.wait(max(chosen, min(after_s or 0.0, RETRY_AFTER_MAX_S)))
+        self._clock.wait(max(chosen, after_s))
 
 
 class _Answer:
     """One request and its answer, redirects followed."""
 
-    def __init__(self, pools: _Pools, url: str, offset: int, validator: str) -> None:
+    def __init__(self, pools: _Pools, url: str, asked: Asked) -> None:
+        self._asked = asked
         self.url = url
-        self._response: urllib3.BaseHTTPResponse
-        headers = {"Accept-Encoding": "identity", "User-Agent": "edgeward"}
-        if offset:
-            headers["Range"] = f"bytes={offset}-"
-            if validator:
-                headers["If-Range"] = validator
         for _ in range(MAX_REDIRECTS + 1):
+            headers = headers_for(asked, elsewhere=not same_origin(url, self.url))
+            headers.setdefault("User-Agent", SKIP_HEADER)
             self._response = _guarded(partial(pools.get, self.url, headers))
-            if self._response.status not in _REDIRECTS:
+            if self._response.status not in REDIRECTS:
                 return
-            location = self._response.headers.get("Location", "")
             self._response.close()
-            self.url = _next_url(self.url, location)
+            verdict = self._judge()
+            assert isinstance(verdict, Moved)
+            self.url = redirected(self.url, verdict.location)
         raise SourceRefused(f"{shown(url)} redirects more than {MAX_REDIRECTS} times")
 
     def __enter__(self) -> _Answer:
@@ -190,87 +231,51 @@ class _Answer:
 
     @property
     def validator(self) -> str:
-        """A strong ETag; a weak one cannot guard a range (RFC 9110, 13.1.5)."""
-        tag = self._response.headers.get("ETag", "")
-        return "" if tag.startswith("W/") else tag
+        return validator_of(self._response.headers)
 
-    def accept(self, offset: int, size: int | None) -> int:
-        """Judge status and headers.
+    def take(self) -> Take | None:
+        """What to take of the body; None where all bytes are here.
 
-        Returns:
-            The offset of the first byte of the body.
+        Raises:
+            FetchError: The answer says no.
         """
-        status = self._response.status
-        if status == HTTPStatus.PARTIAL_CONTENT and offset:
-            self._check_range(offset, size)
-        elif status == HTTPStatus.OK:
-            offset = 0
-            self._check_length(size)
-        elif status in (HTTPStatus.NOT_MODIFIED, HTTPStatus.PRECONDITION_FAILED) or (
-            status == HTTPStatus.REQUESTED_RANGE_NOT_SATISFIABLE and offset
-        ):
-            raise _StartOver
-        else:
-            self._fail(status)
-        encoding = self._response.headers.get("Content-Encoding", "identity")
-        if encoding.lower() != "identity":
-            raise FetchError(
-                f"{shown(self.url)} comes encoded as {encoding[:20]!r}, which was not asked for",
-                hint="store and serve the pack's files uncompressed",
-            )
-        return offset
+        verdict = self._judge()
+        if isinstance(verdict, Refused):
+            raise verdict.error
+        if isinstance(verdict, Again):
+            raise _Interrupted(verdict.reason, verdict.after_s)
+        if isinstance(verdict, Whole):
+            return None
+        if isinstance(verdict, Take):
+            return verdict
+        raise _StartOver
 
-    def body(self, now: Callable[[], float]) -> Iterator[bytes]:
-        """The body as it comes; too slow counts as cut."""
-        began, received = now(), 0
-        while data := _guarded(self._read):
-            yield data
-            received += len(data)
-            if now() - began >= SLOW_WINDOW_S:
-                if received < SLOW_BYTES_PER_S * SLOW_WINDOW_S:
-                    raise _Interrupted(f"only {received} bytes in {SLOW_WINDOW_S:g} s")
-                began, received = now(), 0
+    def read(self, count: int) -> bytes:
+        """Whatever is there, at most so much; nothing at the end."""
+        return _guarded(partial(self._read1, count))
 
-    def _read(self) -> bytes:
+    def _judge(self) -> Verdict:
+        status, excerpt = self._response.status, b""
+        if status == HTTPStatus.BAD_REQUEST:
+            with suppress(_Interrupted):
+                excerpt = self.read(EXCERPT_BYTES)
+        headers = self._response.headers
+        return judge(self._asked, status, headers, url=self.url, excerpt=excerpt)
+
+    def _read1(self, count: int) -> bytes:
         assert isinstance(self._response, urllib3.HTTPResponse)
-        # read1: whatever is there. `read` would wait for all of it, with no bound on the time.
-        return self._response.read1(READ_BYTES, decode_content=False)
-
-    def _check_range(self, offset: int, size: int | None) -> None:
-        found = _RANGE.fullmatch(self._response.headers.get("Content-Range", ""))
-        if found is None or int(found[1]) != offset or int(found[3]) != size:
-            raise _StartOver
-
-    def _check_length(self, size: int | None) -> None:
-        length = self._response.headers.get("Content-Length", "")
-        if size is not None and length.isdecimal() and int(length) != size:
-            raise FetchError(
-                f"{shown(self.url)} has {int(length)} bytes; the manifest promises {size}",
-                hint="is this the pack, or a page that stands in its place?",
-            )
-
-    def _fail(self, status: int) -> NoReturn:
-        said = f"{shown(self.url)}: the server answers {status} {self._response.reason or ''}"
-        if status in _TRANSIENT or status >= 500:
-            raise _Interrupted(said.partition(": ")[2], self._retry_after())
-        if status in (HTTPStatus.NOT_FOUND, HTTPStatus.GONE):
-            raise FetchError(said.strip(), hint="is the whole pack there, under its own names?")
-        if status in (HTTPStatus.BAD_REQUEST, HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN):
-            # An object store says 403 for an expired URL and, without a right to list, for a
-            # missing file too.
-            hint = "has the URL expired, or is the file missing? deploy again with a fresh URL"
-            raise SourceRefused(said.strip(), hint=hint)
-        raise SourceRefused(said.strip())
-
-    def _retry_after(self) -> float | None:
-        text = self._response.headers.get("Retry-After", "")
-        return float(text) if text.isdecimal() else None
+        # read1: `read` would wait for all of it, with no bound on the time.
+        return self._response.read1(count, decode_content=False)
 
 
 class _Pools:
     """Connections, direct or through the proxy that the environment names."""
 
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    def __init__(self, environment: Mapping[str, str], socket_bytes: int) -> None:
+        """
+        Args:
+            socket_bytes: How much the kernel may take in on its own; 0: as much as it likes.
+        """
         self._proxies = {
             name[:-6].lower(): url
             for name, url in environment.items()
@@ -281,7 +286,11 @@ class _Pools:
             "timeout": timeout,
             "retries": False,
             "cert_reqs": "CERT_REQUIRED",
+            "maxsize": MAX_CONNECTIONS,
         }
+        if socket_bytes:
+            buffer = (socket.SOL_SOCKET, socket.SO_RCVBUF, socket_bytes)
+            self._options["socket_options"] = [*HTTPConnection.default_socket_options, buffer]
         self._managers: dict[str, urllib3.PoolManager] = {}
 
     def get(self, url: str, headers: Mapping[str, str]) -> urllib3.BaseHTTPResponse:
@@ -321,23 +330,22 @@ class _Pools:
         return urllib3.ProxyManager(bare, proxy_headers=headers, **self._options)
 
 
-def shown(url: str) -> str:
-    """A URL as a log may show it: what opens the door stands in its query."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    host = f"[{host}]" if ":" in host else host
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}{'?…' if parts.query else ''}"
+def _checked(base: str) -> SplitResult:
+    parts = urlsplit(base)
+    if not parts.hostname:
+        raise SourceRefused(f"{shown(base)} names no host")
+    if parts.username is not None or parts.password is not None:
+        raise SourceRefused(
+            f"{shown(base)} holds a user name or a password",
+            hint="use a URL that is signed for a time, or a server inside your network",
+        )
+    return parts
 
 
-def _next_url(url: str, location: str) -> str:
-    target = urljoin(url, location)
-    before, after = urlsplit(url), urlsplit(target)
-    if not location or after.scheme not in ("http", "https") or not after.hostname:
-        raise SourceRefused(f"{shown(url)} redirects to nowhere")
-    if before.scheme == "https" and after.scheme != "https":
-        raise SourceRefused(f"{shown(url)} redirects to {shown(target)}, which is not encrypted")
-    return target
+def _is_done(asked: Asked) -> bool:
+    """Whether nothing is left of what was asked for."""
+    goal = asked.size if asked.end is None else asked.end
+    return asked.start == goal
 
 
 def _guarded(call: Callable[[], T]) -> T:
@@ -347,7 +355,29 @@ def _guarded(call: Callable[[], T]) -> T:
     except ReadTimeoutError:
         raise _Interrupted(f"nothing came for {READ_S:g} s") from None
     except (HTTPError, OSError) as error:
+        _blame_the_clock(error)
         raise _Interrupted(_reason(error)) from None
+
+
+def _blame_the_clock(error: BaseException) -> None:
+    """Raise where a certificate is out of date by this device's clock, which may be the reason."""
+    causes: list[object] = [error]
+    while causes and not isinstance(causes[-1], ssl.SSLCertVerificationError):
+        last = causes[-1]
+        inner = (*last.args, last.__cause__) if isinstance(last, BaseException) else ()
+        found = [cause for cause in inner if isinstance(cause, BaseException)]
+        if not found or len(causes) > MAX_CAUSES:
+            return
+        causes.append(found[0])
+    code = getattr(causes[-1], "verify_code", 0)
+    if code in _WRONG_TIMES:
+        today = datetime.now(timezone.utc)
+        raise ClockWrong(
+            f"the server's certificate {_WRONG_TIMES[code]} on {today:%Y-%m-%d}, which this "
+            "device believes it is",
+            hint="set the device's clock, or let it reach a time server; else the certificate is "
+            "to be renewed",
+        ) from None
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from agent.documents.report import Failure
 MAX_LINE_BYTES = 2 * MAX_MANIFEST_BYTES
 
 
-class Job(msgspec.Struct, frozen=True):
+class Job(msgspec.Struct, frozen=True, omit_defaults=True):
     """Where the pack comes from, and where it goes."""
 
     source: str
@@ -29,6 +29,10 @@ class Job(msgspec.Struct, frozen=True):
     proxies: dict[str, str]
     # The process ends with this one.
     parent_pid: int
+    # Most that it may read in a second; 0: no limit.
+    max_kib_s: int = 0
+    # Most that one large file is fetched by at once.
+    connections: int = 1
 
 
 class Ask(msgspec.Struct, frozen=True, omit_defaults=True):

@@ -8,11 +8,12 @@ what it has received outlives it.
 from __future__ import annotations
 
 import ctypes
+import logging
 import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import Protocol
@@ -20,6 +21,15 @@ from typing import Protocol
 import msgspec
 
 from agent.daemon.fetch_messages import MAX_LINE_BYTES, Ask, Job, Told
+from agent.daemon.fetch_regions import (
+    PARALLEL_FROM_BYTES,
+    Block,
+    NoRanges,
+    Region,
+    Together,
+    cut,
+    in_blocks,
+)
 from agent.documents.report import Failure
 from agent.errors import AgentError, DigestMismatch, StoreError
 from agent.store.files import Files
@@ -35,14 +45,19 @@ TELL_EVERY_S = 0.25
 class Source(Protocol):
     """Somewhere files can be read from."""
 
-    def pieces(self, name: str, start: int, size: int | None) -> Iterator[tuple[int, bytes]]:
-        """Yield (offset, bytes) from `start` on; an offset of 0 later on: begin again."""
+    def pieces(
+        self, name: str, start: int, size: int | None, end: int | None = None
+    ) -> Iterator[tuple[int, bytes]]:
+        """Yield (offset, bytes) from `start` to before `end`, or the file's end.
+
+        An offset of 0 later on: what was here is worthless, and the whole file follows.
+        """
 
 
 def _http(job: Job) -> Source:
     from agent.daemon.fetch_http import HttpFiles
 
-    return HttpFiles(job.source, environment=job.proxies)
+    return HttpFiles(job.source, environment=job.proxies, max_kib_s=job.max_kib_s)
 
 
 def _file(job: Job) -> Source:
@@ -57,14 +72,22 @@ SOURCES: Mapping[str, Callable[[Job], Source]] = {"http": _http, "https": _http,
 class Receiver:
     """Brings the files of a pack into the parts of a store."""
 
-    def __init__(self, store: PackStore, source: Source, tell: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        store: PackStore,
+        source: Source,
+        tell: Callable[[int], None],
+        connections: int = 1,
+    ) -> None:
         """
         Args:
             tell: Called with how many bytes of the file are here, a few times a second.
+            connections: Most that a large file is fetched by at once.
         """
         self._store = store
         self._source = source
         self._tell = tell
+        self._connections = connections
 
     def manifest(self) -> bytes:
         received = b""
@@ -78,33 +101,48 @@ class Receiver:
         Raises:
             DigestMismatch: It has other bytes, also when read from its beginning.
         """
-        download = _Download(self._store, ask, self._tell)
+        download = self._download(ask)
         try:
-            download.run(self._source)
+            download.run()
         except DigestMismatch:
             if not download.resumed:
                 raise
             # The bytes of an earlier attempt may be to blame, and they are gone now.
-            _Download(self._store, ask, self._tell).run(self._source)
+            self._download(ask).run()
+
+    def _download(self, ask: Ask) -> _Download:
+        return _Download(self._store, self._source, ask, self._tell, self._connections)
 
 
 class _Download:
     """One attempt at one file."""
 
-    def __init__(self, store: PackStore, ask: Ask, tell: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        store: PackStore,
+        source: Source,
+        ask: Ask,
+        tell: Callable[[int], None],
+        connections: int,
+    ) -> None:
         self._store = store
+        self._source = source
         self._ask = ask
         self._tell = tell
+        self._connections = connections
         self._part = self._begin()
         self.resumed = self._part.received_bytes > 0
         self._flushed = self._told = time.monotonic()
+        tell(self._part.received_bytes)
 
-    def run(self, source: Source) -> None:
+    def run(self) -> None:
         try:
-            missing = self._part.missing_blocks(limit=1)
-            if missing:
-                start = missing[0] * BLOCK_BYTES
-                self._fill(source.pieces(self._ask.name, start, self._ask.size), start)
+            while regions := self._part.missing_regions():
+                missing = self._ask.size - self._part.received_bytes
+                if self._connections > 1 and missing > PARALLEL_FROM_BYTES:
+                    self._fill_together(regions)
+                else:
+                    self._keep(in_blocks(self._pieces(regions[0]), regions[0][0]))
             self._part.finish()
         finally:
             with suppress(StoreError, RuntimeError):
@@ -115,22 +153,32 @@ class _Download:
     def _begin(self) -> Part:
         return self._store.begin_part(self._ask.digest, self._ask.size, BLOCK_BYTES)
 
-    def _fill(self, pieces: Iterator[tuple[int, bytes]], at: int) -> None:
-        buffer = bytearray()
-        for offset, data in pieces:
-            if offset != at + len(buffer):
-                # The source begins again: what was here is not the beginning of what it has.
-                self._part.discard()
-                self._part, self.resumed, at = self._begin(), False, offset
-                buffer.clear()
-            buffer += data
-            while len(buffer) >= BLOCK_BYTES:
-                self._part.write_block(at // BLOCK_BYTES, buffer[:BLOCK_BYTES])
-                del buffer[:BLOCK_BYTES]
-                at += BLOCK_BYTES
+    def _pieces(self, region: Region) -> Iterator[tuple[int, bytes]]:
+        return self._source.pieces(self._ask.name, region[0], self._ask.size, region[1])
+
+    def _fill_together(self, regions: list[Region]) -> None:
+        portions = cut(regions, self._connections)
+        together = Together(self._pieces, portions, self._connections)
+        try:
+            self._keep(together)
+        except NoRanges:
+            # What came may be of another file, and one after the other is all that is left.
+            self._begin_again()
+            self._connections = 1
+        else:
+            # A server that takes fewer connections is asked for fewer.
+            self._connections = max(1, self._connections - together.failed)
+
+    def _keep(self, blocks: Iterable[Block]) -> None:
+        for block in blocks:
+            if block.anew:
+                self._begin_again()
+            self._part.write_block(block.number, block.data)
             self._tick()
-        if buffer:
-            self._part.write_block(at // BLOCK_BYTES, buffer)
+
+    def _begin_again(self) -> None:
+        self._part.discard()
+        self._part, self.resumed = self._begin(), False
 
     def _tick(self) -> None:
         now = time.monotonic()
@@ -147,11 +195,14 @@ def main() -> None:
     lines = iter(lambda: sys.stdin.buffer.readline(MAX_LINE_BYTES), b"")
     job = msgspec.json.decode(next(lines), type=Job)
     _end_with(job.parent_pid)
+    # A library's warnings may show a URL whole, with what opens the door.
+    logging.disable()
     try:
         receiver = Receiver(
             PackStore(Files(), Path(job.store), job.quota_bytes),
             SOURCES[job.source.partition(":")[0].lower()](job),
             lambda here: _tell(Told("here_bytes", here_bytes=here)),
+            job.connections,
         )
     except AgentError as error:
         # Asked for anything, this is the answer.

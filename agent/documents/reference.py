@@ -46,7 +46,7 @@ _PLURALS: Mapping[str, str] = {
     word: f"{word}s" for word in ("text", "number", "whole number", "object", "file name")
 }
 _ONE: Mapping[str, str] = {" characters": " character", " entries": " entry"}
-_UNITS: Mapping[str, str] = {"_mb": "MiB", "_s": "seconds"}
+_UNITS: Mapping[str, str] = {"_kib_s": "KiB a second", "_mb": "MiB", "_s": "seconds"}
 
 
 def type_in_words(kind: Any) -> str:

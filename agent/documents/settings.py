@@ -126,15 +126,45 @@ class LimitSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     accelerator_retry_s: Annotated[float, msgspec.Meta(gt=0, le=600)] = 5.0
 
 
+_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]"
+Window = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=rf"^({_TIME}-{_TIME})?$", extra={"words": "a time of day like `01:00-05:00`"}
+    ),
+]
+
+Proxy = Annotated[
+    str,
+    msgspec.Meta(
+        pattern=r"^(none|https?://[^/\s]+/?)?$", extra={"words": "`http://host:port`, or `none`"}
+    ),
+]
+
+
 class FetchSettings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Where packs may come from.
+    """Where packs may come from, when, and how fast; docs/delivery.md has the whole of it.
 
     Attributes:
         roots: Folders below which `file:` sources may lie; none: no such source is taken. In the
             environment with `:` between them.
+        max_kib_s: Most that all fetches over HTTP(S) take together; 0: no limit.
+        window: When packs may come over a network, by local time, over midnight too. Nothing: at
+            any time, as while the clock is unset.
+        metered: What becomes of fetches over a network while the topic `metered` says `true`.
+            `slow`: at most 32 KiB a second over HTTP(S).
+        connections: Most that one file above 32 MiB is fetched by at once; more than 1 helps where
+            a server is slow for each of them.
+        proxy: `http://host:port` for HTTP(S), or `none`. Nothing: as `http_proxy`, `https_proxy`
+            and `no_proxy` in the environment say.
     """
 
     roots: tuple[str, ...] = ()
+    max_kib_s: Annotated[int, msgspec.Meta(ge=0, le=10_000_000)] = 0
+    window: Window = ""
+    metered: Literal["refuse", "slow", "allow"] = "allow"
+    connections: Annotated[int, msgspec.Meta(ge=1, le=4)] = 1
+    proxy: Proxy = ""
 
 
 class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -152,7 +182,7 @@ class Settings(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         trust: Whose packs are served.
         isolation: How far a worker must be confined.
         limits: How much of the device the agent may take.
-        fetch: Where packs may come from.
+        fetch: Where packs may come from, when, and how fast.
     """
 
     device_id: DeviceId = ""

@@ -70,6 +70,18 @@ class Part:
         blocks = range(start // self.block_size, -(-end // self.block_size))
         return not all(map(self._has, blocks))
 
+    def missing_regions(self) -> list[tuple[int, int]]:
+        """The runs of bytes not received yet: the first byte, and behind the last."""
+        runs: list[tuple[int, int]] = []
+        for index in self.missing_blocks():
+            start = index * self.block_size
+            end = start + self._length(index)
+            if runs and runs[-1][1] == start:
+                runs[-1] = (runs[-1][0], end)
+            else:
+                runs.append((start, end))
+        return runs
+
     @property
     def complete(self) -> bool:
         """Whether every block is here; whether they are the right bytes, only `finish` knows."""

@@ -10,9 +10,11 @@ from contextlib import suppress
 
 import pytest
 
+from agent.control import traffic
 from agent.daemon import fetch_http
-from agent.daemon.fetch_http import Clock, HttpFiles, shown
-from agent.errors import FetchError, SourceRefused
+from agent.daemon.fetch_http import Clock, HttpFiles
+from agent.errors import FetchError, SourceExpired, SourceRefused
+from agent.wire.http_answers import shown
 from tests.brokers import free_port
 from tests.daemon.http_source import Answer, Asked, HttpSource, Play, ranged
 
@@ -162,7 +164,7 @@ def test_trouble_that_stays_is_a_failure_worth_a_retry() -> None:
     assert len(source.asked) == fetch_http.MAX_FAILURES
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 405, 451])
+@pytest.mark.parametrize("status", [400, 405, 451])
 def test_a_no_is_final_and_shows_no_signature(status: int) -> None:
     with HttpSource(played(Answer(status))) as source:
         with pytest.raises(SourceRefused, match=f"answers {status}") as caught:
@@ -170,6 +172,20 @@ def test_a_no_is_final_and_shows_no_signature(status: int) -> None:
         assert not caught.value.retryable
         assert "secret" not in str(caught.value)
         assert "/p/model.onnx?…" in str(caught.value)
+    assert len(source.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [Answer(401), Answer(403), Answer(400, b"<Error><Code>ExpiredToken</Code></Error>")],
+    ids=["401", "403", "400"],
+)
+def test_an_expired_address_is_told_apart_and_asked_once(answer: Answer) -> None:
+    with HttpSource(played(answer)) as source:
+        with pytest.raises(SourceExpired, match="the server answers 40") as caught:
+            read(source, start=1000, base=f"{source.url}/p?sig=secret")
+        assert "secret" not in str(caught.value)
+        assert "fresh URL" in caught.value.hint
     assert len(source.asked) == 1
 
 
@@ -208,11 +224,6 @@ def test_a_redirect_that_leads_nowhere_is_refused(location: str, said: str) -> N
     ):
         read(source)
     assert len(source.asked) <= 4
-
-
-def test_encryption_is_not_given_up_on_the_way() -> None:
-    with pytest.raises(SourceRefused, match="which is not encrypted"):
-        fetch_http._next_url("https://a/x", "http://a/x")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +267,7 @@ def test_a_manifest_is_bounded_although_nobody_knows_its_size() -> None:
 def test_a_server_that_trickles_counts_as_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     seconds = iter(range(0, 100_000, 40))
     clock = Clock(now=lambda: float(next(seconds)), wait=lambda s: None)
-    monkeypatch.setattr(fetch_http, "READ_BYTES", 1000)
+    monkeypatch.setattr(traffic, "READ_BYTES", 1000)
     with HttpSource(lambda asked: ranged(DATA, asked)) as source:
         files = HttpFiles(source.url, environment={}, clock=clock)
         received = b"".join(data for _, data in files.pieces("model.onnx", 0, SIZE))
@@ -365,4 +376,4 @@ def test_pieces_are_bounded() -> None:
     with HttpSource(lambda asked: ranged(DATA, asked)) as source:
         files = HttpFiles(source.url, environment={})
         sizes = [len(data) for _, data in files.pieces("m", 0, SIZE)]
-    assert max(sizes) <= fetch_http.READ_BYTES
+    assert max(sizes) <= traffic.READ_BYTES
