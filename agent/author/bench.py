@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.author.folder import OpenedPack
 from agent.author.trials import MEMORY_MB
@@ -52,8 +53,7 @@ def bench(
     return asyncio.run(Contest(ways, begin, rules, time.monotonic).hold())
 
 
-@dataclass(frozen=True)
-class _Runner:
+class _Runner(msgspec.Struct, frozen=True):
     """A candidate's process; a `Runner` of a contest that blocks, since nothing else goes on."""
 
     way: Way

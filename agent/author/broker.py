@@ -11,11 +11,11 @@ import ssl
 import threading
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import SplitResult, urlsplit
 
+import msgspec
 import paho.mqtt.client as paho
 
 from agent.errors import LinkError, LinkRefused, LinkUnreachable, UsageError
@@ -31,8 +31,7 @@ KEEP_ALIVE_S = 30
 MAX_WAITING = 1024
 
 
-@dataclass(frozen=True)
-class BrokerOptions:
+class BrokerOptions(msgspec.Struct, frozen=True):
     """Where the broker is and who we are. Secrets are named by the file that holds them."""
 
     url: str

@@ -7,8 +7,9 @@ import os
 import secrets
 import shutil
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent.documents import codec
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest, PackFile
@@ -18,8 +19,7 @@ from agent.store.names import MANIFEST, SIGNATURE, check_names
 _CHUNK = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class OpenedPack:
+class OpenedPack(msgspec.Struct, frozen=True):
     """A pack as it was read from a folder.
 
     Args:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent.documents import codec
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest, PackFile, delta_files
@@ -16,8 +17,7 @@ from agent.wire.blocks import MANIFEST_FILE, BlockServer
 CHUNK_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class Offer:
+class Offer(msgspec.Struct, frozen=True):
     """One pack: its id, its manifest, and every file that a device may ask for.
 
     `files` holds `manifest.json` too; sizes are in bytes.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
@@ -56,8 +55,7 @@ class Packed(msgspec.Struct, frozen=True):
     savings: tuple[deltas.Saving, ...] = ()
 
 
-@dataclass(frozen=True)
-class ModelFile:
+class ModelFile(msgspec.Struct, frozen=True):
     """One model file in the pack's folder, and what is known of it."""
 
     name: str

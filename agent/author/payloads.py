@@ -8,7 +8,6 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -21,8 +20,7 @@ from agent.pipeline.selftest import to_bytes
 from agent.pipeline.tensors import DTYPES, Array, fp32_to_bf16
 
 
-@dataclass(frozen=True)
-class Values:
+class Values(msgspec.Struct, frozen=True):
     """What one payload shall hold.
 
     Args:
@@ -35,7 +33,7 @@ class Values:
     codec: Mapping[str, Any]
     inputs: Sequence[Tensor]
     arrays: Mapping[str, Array]
-    others: Mapping[str, float] = field(default_factory=dict)
+    others: Mapping[str, float] = msgspec.field(default_factory=dict)
 
     def in_order(self) -> list[tuple[Tensor, Array]]:
         """Return each input with its array."""

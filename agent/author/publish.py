@@ -40,8 +40,7 @@ VerdictState = Literal[
 ]
 
 
-@dataclass(frozen=True)
-class Order:
+class Order(msgspec.Struct, frozen=True):
     """What is to be deployed where."""
 
     device: str
@@ -57,37 +56,32 @@ class Order:
     timeout_s: float = 600.0
 
 
-@dataclass(frozen=True)
-class Published:
+class Published(msgspec.Struct, frozen=True):
     deployment: str
 
 
-@dataclass(frozen=True)
-class DeviceStatus:
+class DeviceStatus(msgspec.Struct, frozen=True):
     """The device came or went."""
 
     # None: the broker keeps nothing of such a device.
     online: bool | None
 
 
-@dataclass(frozen=True)
-class Transferred:
+class Transferred(msgspec.Struct, frozen=True):
     """How much of the pack the device has."""
 
     done_bytes: int
     total_bytes: int
 
 
-@dataclass(frozen=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True):
     """The device reports a new state of the slot, or another error beside it."""
 
     state: str
     error: Failure | None
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """How it ended. `report` is the last that the device said of the slot."""
 
     state: VerdictState

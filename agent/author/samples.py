@@ -10,7 +10,6 @@ import csv
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,16 +28,14 @@ MAX_PAYLOADS = 4096
 _V2_CODECS = ("v2_json", "v2_binary")
 
 
-@dataclass(frozen=True)
-class Sample:
+class Sample(msgspec.Struct, frozen=True):
     """Payloads of one source, and the outputs of the last where the author states them."""
 
     payloads: tuple[bytes, ...]
-    outputs: Arrays = field(default_factory=dict)
+    outputs: Arrays = msgspec.field(default_factory=dict)
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True):
     """What sample files are read for."""
 
     inputs: tuple[Tensor, ...]

@@ -5,22 +5,20 @@ A device, and `edgeward bench`, choose by measurement instead: `agent.control.pl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agent.control.capabilities import runtimes_for
 from agent.documents.manifest import Manifest, Variant
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """A variant and the runtime that anybody would think of first for it."""
 
     variant: Variant
     runtime: str
 
 
-@dataclass(frozen=True)
-class Selection:
+class Selection(msgspec.Struct, frozen=True):
     """Candidates in the pack's order, and a sentence for each variant that is none."""
 
     candidates: tuple[Candidate, ...]

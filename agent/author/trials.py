@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.author.folder import Folder
 from agent.author.selection import Candidate, select
@@ -17,8 +18,7 @@ from agent.wire.worker import Load, Probed
 MEMORY_MB = 1024
 
 
-@dataclass(frozen=True)
-class Tried:
+class Tried(msgspec.Struct, frozen=True):
     """How a variant did on this machine; `probed` is None where it was not run, `why` says why."""
 
     variant: str

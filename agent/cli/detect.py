@@ -6,7 +6,6 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +44,7 @@ _UNITS = {"Cel": "°C", "W": "W", "Hz": "MHz", "1": ""}
 _MOST_REFUSED = 10
 
 
-@dataclass(frozen=True)
-class _Found:
+class _Found(msgspec.Struct, frozen=True):
     """A device, what it was recognised as, and the profiles that were asked."""
 
     device: Device

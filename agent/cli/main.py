@@ -9,15 +9,14 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from agent import __version__
 from agent.cli import exits
 from agent.errors import AgentError, UsageError
 
 
-@dataclass(frozen=True)
-class Entry:
+class Entry(NamedTuple):
     """One command: where it is, and what `edgeward --help` says of it."""
 
     module: str

@@ -6,7 +6,6 @@ import hashlib
 import sys
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +32,7 @@ MANIFEST = "manifest.json"
 _WEB = ("http://", "https://")
 
 
-@dataclass(frozen=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True):
     """What is planned, and for what."""
 
     pack: str

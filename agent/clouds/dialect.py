@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Protocol
 
+import msgspec
 
-@dataclass(frozen=True)
-class Publication:
+
+class Publication(msgspec.Struct, frozen=True):
     """Something to publish on the link."""
 
     topic: str
@@ -16,15 +16,13 @@ class Publication:
     retain: bool = False
 
 
-@dataclass(frozen=True)
-class Desired:
+class Desired(msgspec.Struct, frozen=True):
     """A desired document, as bytes; empty where it was taken away."""
 
     payload: bytes
 
 
-@dataclass(frozen=True)
-class Command:
+class Command(msgspec.Struct, frozen=True):
     """Somebody asks for something and may want an answer."""
 
     name: str
@@ -33,16 +31,14 @@ class Command:
     correlation_data: bytes | None
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(msgspec.Struct, frozen=True):
     """A message of the block protocol, for the fetcher."""
 
     topic: str
     payload: bytes
 
 
-@dataclass(frozen=True)
-class Stale:
+class Stale(msgspec.Struct, frozen=True):
     """A message for the agent that says nothing now: it was meant for another time."""
 
     topic: str

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agent.clouds.dialect import Block, Command, Desired, FromCloud, Publication, Stale
 
 
-@dataclass(frozen=True)
-class PlainMqtt:
+class PlainMqtt(msgspec.Struct, frozen=True):
     """Topics under `prefix`, which ends in a slash (default `edgeward/{device_id}/`)."""
 
     prefix: str

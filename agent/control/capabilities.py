@@ -5,8 +5,9 @@ or tried here; a runtime's own word, where there is one, counts more than a tabl
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import NamedTuple
+
+import msgspec
 
 from agent.control.versions import at_least, release
 from agent.documents.choice import CPU_PROVIDERS
@@ -170,8 +171,7 @@ _PROCESS_BYTES: Mapping[str, int] = {
 }
 
 
-@dataclass(frozen=True)
-class Footprint:
+class Footprint(msgspec.Struct, frozen=True):
     """An estimate of a worker's memory.
 
     Args:

@@ -7,8 +7,10 @@ other load hit all alike. Times are milliseconds of wall clock for one call unle
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from statistics import median
+
+import msgspec
+from msgspec.structs import replace
 
 ENOUGH_BLOCKS = 15
 BLOCKS_A_ROUND = 5
@@ -24,8 +26,7 @@ CLOCK_FELL = 0.05
 GOT_SLOWER = 1.10
 
 
-@dataclass(frozen=True)
-class Round:
+class Round(msgspec.Struct, frozen=True):
     """What one candidate did in one round.
 
     Args:
@@ -41,8 +42,7 @@ class Round:
     clock_hz: float | None = None
 
 
-@dataclass(frozen=True)
-class Trial:
+class Trial(msgspec.Struct, frozen=True):
     """One candidate so far.
 
     Args:
@@ -75,8 +75,7 @@ class Trial:
         return tuple(ms for each in self.rounds for ms in each.ms)
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(msgspec.Struct, frozen=True):
     """A trial in numbers that people compare."""
 
     median_ms: float
@@ -87,8 +86,7 @@ class Figures:
     limited_by_heat: bool = False
 
 
-@dataclass(frozen=True)
-class Decision:
+class Decision(msgspec.Struct, frozen=True):
     """Places of the candidates, the chosen one first; and each one's figures, None where it has
     none."""
 

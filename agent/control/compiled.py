@@ -8,8 +8,8 @@ the pack's self-test and to be measured beside the way that serves.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import replace
 
 from agent.control.contest import Outcome
@@ -36,8 +36,7 @@ def compiler_of(way: Way, device: Device) -> str | None:
     return found[0] if found else None
 
 
-@dataclass(frozen=True)
-class Sorted:
+class Sorted(msgspec.Struct, frozen=True):
     """The ways of a contest.
 
     Args:
@@ -87,8 +86,7 @@ def still_pending(pending: Sequence[Way], outcome: Outcome) -> tuple[Way, ...]:
     return tuple(way for way in pending if way not in lost)
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """What becomes of something that was compiled.
 
     Args:

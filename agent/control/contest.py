@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, field, replace
 from typing import Protocol
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.control.choice import Decision, Figures, Round, Trial, decide, figures, next_round
 from agent.documents.choice import Choice, Tried, Way
@@ -15,8 +17,7 @@ from agent.documents.report import Placement
 from agent.errors import AgentError, RuntimeUnavailable
 
 
-@dataclass(frozen=True)
-class Proven:
+class Proven(msgspec.Struct, frozen=True):
     """What is known of a candidate once it has passed its self-test."""
 
     placement: Placement
@@ -45,8 +46,7 @@ class Runner(Protocol):
         """End the process."""
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True):
     """What a contest keeps to.
 
     Args:
@@ -60,12 +60,11 @@ class Rules:
 
     budget_s: float
     memory_bytes: int
-    demands: Limits = field(default_factory=Limits)
+    demands: Limits = msgspec.field(default_factory=Limits)
     deadline_ms: float = math.inf
 
 
-@dataclass(frozen=True)
-class Outcome:
+class Outcome(msgspec.Struct, frozen=True):
     """How a contest ended: the candidates that passed, the best first, then those that are out."""
 
     tried: tuple[Tried, ...]

@@ -5,15 +5,14 @@ Facts about a rollout carry its id, so that an answer to a rollout that was left
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agent.documents.choice import Choice
 from agent.documents.deployment import Deployment, Slot
 from agent.documents.report import Failure
 
 
-@dataclass(frozen=True)
-class DesiredArrived:
+class DesiredArrived(msgspec.Struct, frozen=True):
     """A desired document came and fits its schema."""
 
     deployment: Deployment
@@ -21,59 +20,50 @@ class DesiredArrived:
     unknown_fields: int = 0
 
 
-@dataclass(frozen=True)
-class DesiredRefused:
+class DesiredRefused(msgspec.Struct, frozen=True):
     """A desired document came and was refused whole."""
 
     failure: Failure
     digest: str
 
 
-@dataclass(frozen=True)
-class Fetched:
+class Fetched(msgspec.Struct, frozen=True):
     slot: str
     rollout: int
 
 
-@dataclass(frozen=True)
-class Verified:
+class Verified(msgspec.Struct, frozen=True):
     slot: str
     rollout: int
 
 
-@dataclass(frozen=True)
-class Qualified:
+class Qualified(msgspec.Struct, frozen=True):
     slot: str
     rollout: int
     choice: Choice
 
 
-@dataclass(frozen=True)
-class Switched:
+class Switched(msgspec.Struct, frozen=True):
     slot: str
     rollout: int
 
 
-@dataclass(frozen=True)
-class ProbationPassed:
+class ProbationPassed(msgspec.Struct, frozen=True):
     slot: str
     rollout: int
 
 
-@dataclass(frozen=True)
-class Restored:
+class Restored(msgspec.Struct, frozen=True):
     slot: str
     rollout: int
 
 
-@dataclass(frozen=True)
-class RetryDue:
+class RetryDue(msgspec.Struct, frozen=True):
     slot: str
     rollout: int
 
 
-@dataclass(frozen=True)
-class StepFailed:
+class StepFailed(msgspec.Struct, frozen=True):
     """The action of the rollout's phase failed."""
 
     slot: str
@@ -81,8 +71,7 @@ class StepFailed:
     failure: Failure
 
 
-@dataclass(frozen=True)
-class CrashLooped:
+class CrashLooped(msgspec.Struct, frozen=True):
     """The pack that serves keeps dying."""
 
     slot: str
@@ -90,39 +79,34 @@ class CrashLooped:
     failure: Failure
 
 
-@dataclass(frozen=True)
-class Recovered:
+class Recovered(msgspec.Struct, frozen=True):
     """The pack that kept dying answers again: `health.RECOVERED_AFTER` good answers in a row."""
 
     slot: str
     pack: str
 
 
-@dataclass(frozen=True)
-class Unservable:
+class Unservable(msgspec.Struct, frozen=True):
     """No worker can be started for what serves: its pack on disk is missing or altered."""
 
     slot: str
     failure: Failure
 
 
-@dataclass(frozen=True)
-class RollbackRequested:
+class RollbackRequested(msgspec.Struct, frozen=True):
     """A person wants the previous pack of a slot back."""
 
     slot: str
 
 
-@dataclass(frozen=True)
-class Outdated:
+class Outdated(msgspec.Struct, frozen=True):
     """What a slot's way was chosen by is another now: device, driver, kernel or runtime."""
 
     slot: str
     pack: str
 
 
-@dataclass(frozen=True)
-class Compiled:
+class Compiled(msgspec.Struct, frozen=True):
     """What a slot's choice had pending was compiled, proven and measured, or was no good."""
 
     slot: str
@@ -132,8 +116,7 @@ class Compiled:
     choice: Choice
 
 
-@dataclass(frozen=True)
-class SlotStopped:
+class SlotStopped(msgspec.Struct, frozen=True):
     """A slot that is gone has left nothing behind."""
 
     slot: str
@@ -148,29 +131,25 @@ SlotEvent = (
 Event = DesiredArrived | DesiredRefused | SlotEvent | RolloutEvent
 
 
-@dataclass(frozen=True)
-class Fetch:
+class Fetch(msgspec.Struct, frozen=True):
     slot: str
     rollout: int
     target: Slot
 
 
-@dataclass(frozen=True)
-class Verify:
+class Verify(msgspec.Struct, frozen=True):
     slot: str
     rollout: int
     target: Slot
 
 
-@dataclass(frozen=True)
-class Qualify:
+class Qualify(msgspec.Struct, frozen=True):
     slot: str
     rollout: int
     target: Slot
 
 
-@dataclass(frozen=True)
-class Switch:
+class Switch(msgspec.Struct, frozen=True):
     """Start a worker for the target beside the one that serves, and switch between two messages."""
 
     slot: str
@@ -178,8 +157,7 @@ class Switch:
     target: Slot
 
 
-@dataclass(frozen=True)
-class Watch:
+class Watch(msgspec.Struct, frozen=True):
     """Tell when the target has served for its probation."""
 
     slot: str
@@ -187,8 +165,7 @@ class Watch:
     target: Slot
 
 
-@dataclass(frozen=True)
-class Restore:
+class Restore(msgspec.Struct, frozen=True):
     """Let the target, which served before or should serve now, serve for certain."""
 
     slot: str
@@ -196,24 +173,21 @@ class Restore:
     target: Slot
 
 
-@dataclass(frozen=True)
-class Wait:
+class Wait(msgspec.Struct, frozen=True):
     slot: str
     rollout: int
     target: Slot
     seconds: float
 
 
-@dataclass(frozen=True)
-class Abandon:
+class Abandon(msgspec.Struct, frozen=True):
     """Stop working on a rollout; what it has on disk may stay for the next."""
 
     slot: str
     rollout: int
 
 
-@dataclass(frozen=True)
-class StopSlot:
+class StopSlot(msgspec.Struct, frozen=True):
     """Stop serving a slot: finish what is in flight, end its worker and its session."""
 
     slot: str

@@ -8,7 +8,8 @@ have, or for a debugger is neither, and the message's deadline stays behind both
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 from agent.documents.choice import CPU_PROVIDERS, Tried
 from agent.documents.manifest import Manifest, Needs, Tensor, Variant
@@ -41,8 +42,7 @@ _VARYING_TFLITE = (
 _VARYING = frozenset((*_VARYING_ONNX, *_VARYING_TFLITE))
 
 
-@dataclass(frozen=True)
-class Patience:
+class Patience(msgspec.Struct, frozen=True):
     """What is waited for while a message is in hand, beside its deadline.
 
     Args:
@@ -71,8 +71,7 @@ class Patience:
 DEADLINE_ONLY = Patience()
 
 
-@dataclass(frozen=True)
-class Look:
+class Look(msgspec.Struct, frozen=True):
     """A worker at one moment.
 
     Args:
@@ -87,8 +86,7 @@ class Look:
     asleep: bool
 
 
-@dataclass(frozen=True)
-class Watch:
+class Watch(msgspec.Struct, frozen=True):
     """What has been seen of a worker since its last answer; made at the first look.
 
     Args:

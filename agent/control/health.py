@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 # A message that kills a worker is tried twice, so one of them alone costs two deaths in a row.
 IN_A_ROW = 5
@@ -15,8 +16,7 @@ RESTART_FIRST_S = 0.05
 RESTART_LAST_S = 30.0
 
 
-@dataclass(frozen=True)
-class Health:
+class Health(msgspec.Struct, frozen=True):
     """The deaths of one slot's workers since its pack began to serve."""
 
     in_a_row: int = 0

@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.documents.choice import Choice, Way
 from agent.documents.deployment import Policy
@@ -23,8 +26,7 @@ LIGHTER = 0.9
 SINCE_BOOT = " since boot"
 
 
-@dataclass(frozen=True)
-class Rules:
+class Rules(msgspec.Struct, frozen=True):
     """When a condition begins and ends.
 
     Args:
@@ -47,8 +49,7 @@ class Rules:
     leave_s: float = 30.0
 
 
-@dataclass(frozen=True)
-class Reading:
+class Reading(msgspec.Struct, frozen=True):
     """What the sensors say at one moment; None where none tells.
 
     Attributes:
@@ -69,7 +70,7 @@ class Reading:
     slowed: frozenset[str] = frozenset()
     tells_slowed: bool = False
     undervoltage: bool | None = None
-    pressure: Mapping[str, float] = field(default_factory=dict)
+    pressure: Mapping[str, float] = msgspec.field(default_factory=dict)
     speed_hz: float | None = None
     speed_limit_hz: float | None = None
     power_w: float | None = None
@@ -104,8 +105,7 @@ def reading(
     )
 
 
-@dataclass(frozen=True)
-class Caps:
+class Caps(msgspec.Struct, frozen=True):
     """Caps on the clock that are settings, of a power mode or a governor, and no sign of heat.
 
     Args:
@@ -138,8 +138,7 @@ def _values(sensors: Iterable[Sensor], kind: str) -> list[tuple[float, str]]:
     return [(s.value, s.name) for s in sensors if s.kind == kind and s.value is not None]
 
 
-@dataclass(frozen=True)
-class _Mark:
+class _Mark(msgspec.Struct, frozen=True):
     """One condition over time."""
 
     on: bool = False
@@ -159,12 +158,11 @@ class _Mark:
         return _Mark(now - since >= enter_s, since, now)
 
 
-@dataclass(frozen=True)
-class Strain:
+class Strain(msgspec.Struct, frozen=True):
     """The conditions of a device, from one look to the next."""
 
-    marks: Mapping[str, _Mark] = field(default_factory=dict)
-    caps: Caps = field(default_factory=Caps)
+    marks: Mapping[str, _Mark] = msgspec.field(default_factory=dict)
+    caps: Caps = msgspec.field(default_factory=Caps)
 
     def after(self, seen: Reading, now: float, rules: Rules) -> Strain:
         """Go on with what was read."""
@@ -290,8 +288,7 @@ def easing(policy: Policy, conditions: Iterable[str]) -> Easing | None:
     )
 
 
-@dataclass
-class Pace:
+class Pace(msgspec.Struct):
     """Lets at most so many messages go in a second, evenly: a burst is what heats.
 
     Of any number of messages, the last goes no sooner after the first than the rate says.

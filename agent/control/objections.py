@@ -6,7 +6,8 @@ A check is silent where it finds nothing amiss, and also where the facts do not 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.control import capabilities, tflite_releases
 from agent.control.versions import older
@@ -23,8 +24,7 @@ _MB = 1_000_000
 _DO_NEWER_TFLITE = "use ai-edge-litert where it has a wheel, or convert for an older runtime"
 
 
-@dataclass(frozen=True)
-class PlanLimits:
+class PlanLimits(msgspec.Struct, frozen=True):
     """What the settings allow, beside what the device has.
 
     Args:
@@ -43,8 +43,7 @@ class PlanLimits:
     momentary: bool = False
 
 
-@dataclass(frozen=True)
-class Reason:
+class Reason(msgspec.Struct, frozen=True):
     """Why something cannot be, and what to do about it.
 
     Args:
@@ -61,14 +60,13 @@ class Reason:
         return f"{self.says} ({self.do})" if self.do else self.says
 
 
-@dataclass(frozen=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """A runtime and a provider, from a preference or because the device has them."""
 
     runtime: str
     provider: str = ""
     threads: tuple[Threads, ...] = (1, "all")
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = msgspec.field(default_factory=dict)
     because: str = ""
 
     @classmethod
@@ -84,8 +82,7 @@ class Route:
         return bool(self.accelerator) or self.provider not in CPU_PROVIDERS
 
 
-@dataclass(frozen=True)
-class Question:
+class Question(msgspec.Struct, frozen=True):
     """Whether one variant runs in one way; what every check looks at."""
 
     manifest: Manifest

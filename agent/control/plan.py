@@ -9,8 +9,10 @@ are worth measuring and the variants that are worth fetching.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
 from math import floor
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.control import capabilities
 from agent.control.objections import (
@@ -33,15 +35,14 @@ from agent.documents.profile import Threads
 _MIB = 1024 * 1024
 
 
-@dataclass(frozen=True)
-class Candidate:
+class Candidate(msgspec.Struct, frozen=True):
     """One way to run a pack that is worth measuring."""
 
     variant: Variant
     runtime: str
     provider: str = ""
     threads: int = 1
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = msgspec.field(default_factory=dict)
     because: str = ""
 
     @property
@@ -49,8 +50,7 @@ class Candidate:
         return Way(self.variant.name, self.runtime, self.provider, self.threads, dict(self.options))
 
 
-@dataclass(frozen=True)
-class Verdict:
+class Verdict(msgspec.Struct, frozen=True):
     """One variant with one runtime and provider.
 
     Args:
@@ -65,7 +65,7 @@ class Verdict:
     variant: str
     runtime: str
     provider: str
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = msgspec.field(default_factory=dict)
     reason: Reason | None = None
     peak_bytes: int = 0
 
@@ -74,8 +74,7 @@ class Verdict:
         return self.reason is None
 
 
-@dataclass(frozen=True)
-class VariantPlan:
+class VariantPlan(msgspec.Struct, frozen=True):
     """What becomes of one variant.
 
     Args:
@@ -95,8 +94,7 @@ class VariantPlan:
         return self.reason is None
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """What can be done with a pack on a device.
 
     Args:

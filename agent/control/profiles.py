@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 
+import msgspec
 from msgspec.structs import replace
 
 from agent.control.versions import at_least, older
@@ -15,16 +15,14 @@ _MOST_ENTRIES = 1000
 _MOST_SHOWN = 3
 
 
-@dataclass(frozen=True)
-class Considered:
+class Considered(msgspec.Struct, frozen=True):
     """A profile that does not count here, and why."""
 
     name: str
     why_not: str
 
 
-@dataclass(frozen=True)
-class Recognised:
+class Recognised(msgspec.Struct, frozen=True):
     """What a device is.
 
     Args:
@@ -37,7 +35,7 @@ class Recognised:
 
     board: Profile | None = None
     addons: tuple[Profile, ...] = ()
-    why: Mapping[str, str] = field(default_factory=dict)
+    why: Mapping[str, str] = msgspec.field(default_factory=dict)
     considered: tuple[Considered, ...] = ()
     faults: tuple[Fault, ...] = ()
 
@@ -63,8 +61,7 @@ class Recognised:
         return self.board.limits if self.board else ProfileLimits()
 
 
-@dataclass(frozen=True)
-class _Fit:
+class _Fit(msgspec.Struct, frozen=True):
     """How a profile fits: how precisely and by what, or why it does not."""
 
     precision: tuple[int, ...] = ()

@@ -4,7 +4,8 @@ its own."""
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.control.state import DeviceState, Phase, Rollout, SlotState
 from agent.documents.report import (
@@ -29,8 +30,7 @@ _SHOWN: Mapping[Phase, SlotPhase] = {
 _COMES_NEXT: SlotPhase = "fetching"
 
 
-@dataclass(frozen=True)
-class Facts:
+class Facts(msgspec.Struct, frozen=True):
     """What is known of a slot's running worker and of its pack, beside the state."""
 
     name: str = ""

@@ -7,8 +7,9 @@ little is not taken: it costs reading, writing and one more thing that can go wr
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import Literal
+
+import msgspec
 
 WORTH_BYTES = 256 * 1024
 WORTH_SHARE = 0.2
@@ -16,8 +17,7 @@ WORTH_SHARE = 0.2
 Kind = Literal["whole", "chunks", "delta"]
 
 
-@dataclass(frozen=True, slots=True)
-class Way:
+class Way(msgspec.Struct, frozen=True):
     """One way for a file to come.
 
     Attributes:

@@ -6,7 +6,8 @@ Times are monotonic seconds, rates KiB a second.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.documents.settings import FetchSettings
 
@@ -22,8 +23,7 @@ READ_BYTES_MIN = 1024
 SOCKET_BYTES_MIN, SOCKET_BYTES_MAX = 16 * KIB, 256 * KIB
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """What the decision rests on, beside the settings.
 
     Attributes:
@@ -35,15 +35,13 @@ class Surroundings:
     metered: bool = False
 
 
-@dataclass(frozen=True)
-class Go:
+class Go(msgspec.Struct, frozen=True):
     """Fetch; at most so fast, all fetches together. 0: as fast as it goes."""
 
     max_kib_s: int = 0
 
 
-@dataclass(frozen=True)
-class Hold:
+class Hold(msgspec.Struct, frozen=True):
     """Do not fetch over a network now."""
 
     reason: str
@@ -69,8 +67,7 @@ def share_of(max_kib_s: int, fetches: int) -> int:
     return max(1, max_kib_s // max(1, fetches)) if max_kib_s else 0
 
 
-@dataclass(frozen=True)
-class Turn:
+class Turn(msgspec.Struct, frozen=True):
     """One fetch that runs or would like to.
 
     Attributes:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.control.capabilities import TITLES
 from agent.control.versions import at_least, older, release
 from agent.documents.device import System
 
 
-@dataclass(frozen=True)
-class Wheel:
+class Wheel(msgspec.Struct, frozen=True):
     """A wheel that a package index has.
 
     Args:
@@ -64,8 +64,7 @@ _ELSEWHERE: Mapping[tuple[str, str], str] = {
 }
 
 
-@dataclass(frozen=True)
-class Obtainable:
+class Obtainable(msgspec.Struct, frozen=True):
     """Whether a runtime can be installed on a system.
 
     Args:

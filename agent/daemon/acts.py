@@ -7,10 +7,11 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import structs
+from msgspec.structs import replace
 
 from agent.control import events as e
 from agent.control.hangs import patience
@@ -53,8 +54,7 @@ LISTENING_WITHIN_S = 5.0
 ACCELERATED_DEADLINE_S, ACCELERATED_PATIENCE = 0.5, 20.0
 
 
-@dataclass
-class Acts:
+class Acts(msgspec.Struct):
     """The performers of the reconciler, and the slots that serve.
 
     Every act may be repeated: after a restart the same one is asked for again.
@@ -77,10 +77,10 @@ class Acts:
     unservable: Callable[[str, Failure], None]
     # Where what was compiled for a way is; nothing: it is compiled at the load.
     compiled: Callable[[Manifest, Way], Awaitable[str]]
-    servers: dict[str, SlotServer] = field(default_factory=dict)
-    progress: dict[str, Progress] = field(default_factory=dict)
-    _stopping: dict[str, asyncio.Task[None]] = field(default_factory=dict)
-    _ending: dict[str, asyncio.Task[None]] = field(default_factory=dict)
+    servers: dict[str, SlotServer] = msgspec.field(default_factory=dict)
+    progress: dict[str, Progress] = msgspec.field(default_factory=dict)
+    _stopping: dict[str, asyncio.Task[None]] = msgspec.field(default_factory=dict)
+    _ending: dict[str, asyncio.Task[None]] = msgspec.field(default_factory=dict)
 
     # -- performers -----------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
-import dataclasses
 import gc
 import hashlib
 import logging
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import structs
 
 from agent import __version__
 from agent.control import events as e
@@ -120,7 +120,7 @@ class Daemon:
         connection = bus_of(self.settings)
         device, name = self.settings.device_id, f"bus of {slot}"
         options = options_for(connection, device, name, suffix=f"-bus-{slot}")
-        return dataclasses.replace(options, backoff=Backoff(cap_s=BUS_RETRY_S))
+        return structs.replace(options, backoff=Backoff(cap_s=BUS_RETRY_S))
 
     def _bus(self, lane: Lane) -> Bus:
         """Each slot has a connection of its own: sensors that wait for one slot's worker fill a

@@ -8,8 +8,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import replace
 
 from agent.control.choice import Round
@@ -198,8 +198,7 @@ class Chooser:
         return plan(manifest, known.device, known.recognised, limits, pin)
 
 
-@dataclass(frozen=True)
-class ProbeRunner:
+class ProbeRunner(msgspec.Struct, frozen=True):
     """A candidate's process, and what tells of heat meanwhile; a `Runner` of a contest."""
 
     probe: Probe

@@ -10,11 +10,11 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.control import power
 from agent.control.heat import (
@@ -43,8 +43,7 @@ MAX_RECORD_BYTES = 4096
 _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 
 
-@dataclass(frozen=True)
-class Outlook:
+class Outlook(msgspec.Struct, frozen=True):
     """Where the machine is looked at, and how often.
 
     Args:
@@ -57,7 +56,7 @@ class Outlook:
     source: Source | None = None
     calm_s: float = 10.0
     strained_s: float = 2.0
-    rules: Rules = field(default_factory=Rules)
+    rules: Rules = msgspec.field(default_factory=Rules)
 
 
 class Eased(Protocol):

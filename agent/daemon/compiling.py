@@ -10,10 +10,10 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec.structs import replace
 
 from agent.control import events as e
@@ -41,8 +41,7 @@ AGAIN_FIRST_S, AGAIN_LAST_S = 300.0, 86_400.0
 GONE_WITHIN_S = 5.0
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """A pack that waits for something to be compiled, and how a worker of it would be started."""
 
     slot: str

@@ -16,14 +16,15 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import partial
 from http import HTTPStatus
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
+import msgspec
 import urllib3
+from msgspec.structs import replace
 from urllib3.connection import HTTPConnection
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 from urllib3.util import SKIP_HEADER
@@ -79,8 +80,7 @@ class _StartOver(Exception):
     """What the server has is not what the earlier part came from."""
 
 
-@dataclass(frozen=True)
-class Clock:
+class Clock(msgspec.Struct, frozen=True):
     """Time and chance, so that a test need not wait."""
 
     now: Callable[[], float] = time.monotonic

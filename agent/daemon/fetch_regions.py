@@ -8,7 +8,8 @@ import queue
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.errors import AgentError, FetchError
 from agent.wire.blocks import BLOCK_BYTES
@@ -27,8 +28,7 @@ SILENCE_S = 120.0
 _LOOK_EVERY_S = 0.5
 
 
-@dataclass(frozen=True)
-class Block:
+class Block(msgspec.Struct, frozen=True):
     """A block that has come. `anew`: the source begins again, and what is here is worthless."""
 
     number: int

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial
 from typing import ParamSpec, Protocol, TypeVar
+
+import msgspec
 
 from agent.errors import SourceRefused
 
@@ -17,8 +18,7 @@ R = TypeVar("R")
 OnBytes = Callable[[int], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """One file of a pack, as the manifest promises it."""
 
     pack: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 # With MQTT 3.1.1 a broker does not say how many messages it sends unacknowledged; mosquitto's
 # default is 20, and windows may hold less than half of that.
@@ -14,8 +14,7 @@ SUSPECT_FIRST_S, SUSPECT_LAST_S = 10.0, 600.0
 PROMPT_S = 0.5
 
 
-@dataclass
-class HeldBudget:
+class HeldBudget(msgspec.Struct):
     """How many unacknowledged messages a slot's open windows may hold.
 
     A broker sends only so many messages before the first is acknowledged; windows that held them

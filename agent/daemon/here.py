@@ -6,8 +6,9 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent.control.heat import Caps
 from agent.control.profiles import Recognised
@@ -25,16 +26,14 @@ log = logging.getLogger(__name__)
 RUNTIMES_HOLD_S = 600.0
 
 
-@dataclass(frozen=True)
-class Conditions:
+class Conditions(msgspec.Struct, frozen=True):
     """What the device is like at a moment."""
 
     throttled: bool = False
     clock_hz: float | None = None
 
 
-@dataclass(frozen=True)
-class Known:
+class Known(msgspec.Struct, frozen=True):
     """A device's facts, and what it was recognised as."""
 
     device: Device

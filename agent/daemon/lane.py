@@ -15,9 +15,10 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple, Protocol
+
+import msgspec
 
 from agent.control.heat import Easing, Pace
 from agent.daemon.held import HeldBudget
@@ -80,8 +81,7 @@ class Handed(Enum):
 Done = Callable[[Handed, str], None]
 
 
-@dataclass(slots=True)
-class Pending:
+class Pending(msgspec.Struct):
     """One message on its way through a lane."""
 
     sequence: int
@@ -95,8 +95,7 @@ class Pending:
     acknowledged: bool = False
 
 
-@dataclass(frozen=True)
-class DeadLetter:
+class DeadLetter(msgspec.Struct, frozen=True):
     """A message that was set aside, and why."""
 
     slot: str
@@ -114,8 +113,7 @@ def _nothing(*_: object) -> None:
     """An effect that nobody is wired to yet."""
 
 
-@dataclass
-class Effects:
+class Effects(msgspec.Struct):
     """Everything a lane causes; the bus and the slot's server wire it."""
 
     dead_letter: Callable[[DeadLetter], None]
@@ -141,8 +139,7 @@ class Effects:
     flush_after: Callable[[float], None] = _nothing
 
 
-@dataclass
-class Lane:
+class Lane(msgspec.Struct):
     """One slot's messages. `now` is monotonic seconds throughout."""
 
     name: str
@@ -152,18 +149,18 @@ class Lane:
     meters: SlotMeters
     # Topics below this prefix are those of agents.
     reserved: str
-    budget: HeldBudget = field(default_factory=HeldBudget)
-    waiting: deque[Pending] = field(default_factory=deque)
-    in_flight: dict[int, Pending] = field(default_factory=dict)
+    budget: HeldBudget = msgspec.field(default_factory=HeldBudget)
+    waiting: deque[Pending] = msgspec.field(default_factory=deque)
+    in_flight: dict[int, Pending] = msgspec.field(default_factory=dict)
     handing_over: int = 0
-    held: dict[int, Pending] = field(default_factory=dict)
+    held: dict[int, Pending] = msgspec.field(default_factory=dict)
     # Those of them that are not acknowledged, oldest first.
-    _owed: dict[int, Pending] = field(default_factory=dict)
+    _owed: dict[int, Pending] = msgspec.field(default_factory=dict)
     # How many messages go one at a time, after a worker died with several.
     careful: int = 0
     open: bool = False
     last_progress: float = 0.0
-    _out: list[bytes] = field(default_factory=list)
+    _out: list[bytes] = msgspec.field(default_factory=list)
     _next: int = 1
     _held_bytes: int = 0
     _in_flight_bytes: int = 0
@@ -171,15 +168,15 @@ class Lane:
     # What comes at QoS 1 is left to the broker, until what is here has been dealt with.
     _deferring: bool = False
     # Messages of open windows that this worker was given again, and has not answered.
-    _replayed: set[int] = field(default_factory=set)
+    _replayed: set[int] = msgspec.field(default_factory=set)
     # The message whose answer is why the worker is being replaced.
     _culprit: Pending | None = None
-    _outputs: dict[str, str] = field(default_factory=dict)
+    _outputs: dict[str, str] = msgspec.field(default_factory=dict)
     # While the slot's policy says so: how fast messages may go, and of how many one is run.
     _pace: Pace | None = None
     _one_in: int = 1
     # How many messages of a topic are still skipped.
-    _to_skip: dict[str, int] = field(default_factory=dict)
+    _to_skip: dict[str, int] = msgspec.field(default_factory=dict)
 
     # -- messages in ------------------------------------------------------------------------
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.wire import frames
 
@@ -53,8 +54,7 @@ class LatencySketch:
         return None
 
 
-@dataclass
-class SlotMeters:
+class SlotMeters(msgspec.Struct):
     """What happened in one slot since it began (the counters) and since the last telemetry
     document (`window`)."""
 
@@ -74,12 +74,12 @@ class SlotMeters:
     acknowledged_early: int = 0
     worker_restarts: int = 0
     state_lost: int = 0
-    classes: Counter[int] = field(default_factory=Counter)
-    total: LatencySketch = field(default_factory=LatencySketch)
-    queue: LatencySketch = field(default_factory=LatencySketch)
-    decode: LatencySketch = field(default_factory=LatencySketch)
-    run: LatencySketch = field(default_factory=LatencySketch)
-    encode: LatencySketch = field(default_factory=LatencySketch)
+    classes: Counter[int] = msgspec.field(default_factory=Counter)
+    total: LatencySketch = msgspec.field(default_factory=LatencySketch)
+    queue: LatencySketch = msgspec.field(default_factory=LatencySketch)
+    decode: LatencySketch = msgspec.field(default_factory=LatencySketch)
+    run: LatencySketch = msgspec.field(default_factory=LatencySketch)
+    encode: LatencySketch = msgspec.field(default_factory=LatencySketch)
 
     def answered(self, outcome: int, result: frames.Result, total_s: float) -> None:
         """Count one answer, so many seconds after its message came."""

@@ -10,7 +10,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterable
-from dataclasses import dataclass
 from typing import Any, Protocol
 
 import msgspec
@@ -43,8 +42,7 @@ class Performers(Protocol):
     async def stop_slot(self, action: e.StopSlot) -> e.SlotStopped: ...
 
 
-@dataclass(frozen=True)
-class Observers:
+class Observers(msgspec.Struct, frozen=True):
     """Who is told of each change: after it is saved, before anything is done about it."""
 
     changed: Callable[[DeviceState, DeviceState, e.Event], None]

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from agent import __version__
 from agent.control import events as e
@@ -57,8 +57,7 @@ METRICS = {
 QUANTILES = {"p50_ms": 0.5, "p95_ms": 0.95, "p99_ms": 0.99}
 
 
-@dataclass
-class Reporter:
+class Reporter(msgspec.Struct):
     """Gathers from the slots what there is to tell, and hands it to the link and the outbox."""
 
     settings: Settings
@@ -72,16 +71,16 @@ class Reporter:
     profile: Callable[[], str] = lambda: ""
     climate: Climate | None = None
     connects: int = 0
-    _troubles: dict[str, Failure] = field(default_factory=dict)
+    _troubles: dict[str, Failure] = msgspec.field(default_factory=dict)
     _closed: bool = False
     _due: asyncio.TimerHandle | None = None
     # The report that the other end has.
     _last: bytes = b""
     _letters: float = DEAD_LETTERS_AT_ONCE
     _letters_at: float = 0.0
-    _not_kept: Counter[str] = field(default_factory=Counter)
+    _not_kept: Counter[str] = msgspec.field(default_factory=Counter)
     _count_due: asyncio.TimerHandle | None = None
-    _windows: asyncio.Event = field(default_factory=asyncio.Event)
+    _windows: asyncio.Event = msgspec.field(default_factory=asyncio.Event)
 
     # -- the report -----------------------------------------------------------------------------
 

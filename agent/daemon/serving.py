@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import msgspec
 
@@ -35,8 +34,7 @@ RETURN_FIRST_S, RETURN_LAST_S = 5.0, 600.0
 LOOK_AFTER_S = 0.001
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """Everything that starting a worker for a slot takes."""
 
     spec: Slot
@@ -53,8 +51,7 @@ class Plan:
     patience: Patience = DEADLINE_ONLY
 
 
-@dataclass
-class Hooks:
+class Hooks(msgspec.Struct):
     """What a slot tells the rest of the daemon."""
 
     crash_looped: Callable[[str, str, Failure], None]

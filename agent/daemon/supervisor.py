@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import NoReturn
 
 import msgspec
@@ -43,8 +42,7 @@ MAX_LAYERS = 16
 StartTemplate = Callable[[str], TemplateProcess]
 
 
-@dataclass(frozen=True)
-class Probe:
+class Probe(msgspec.Struct, frozen=True):
     """A candidate that passed its self-test, in a process that waits to be measured."""
 
     worker: Worker

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from dataclasses import replace
+
+from msgspec.structs import replace
 
 from agent.control import hangs
 from agent.control.hangs import DEADLINE_ONLY, Look, Patience, Watch

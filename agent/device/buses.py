@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.device.tree import Tree, short
 
@@ -11,8 +12,7 @@ _PCI = "/sys/bus/pci/devices"
 _USB = "/sys/bus/usb/devices"
 
 
-@dataclass(frozen=True)
-class Pci:
+class Pci(msgspec.Struct, frozen=True):
     """One function of a PCI device; numbers as the PCI registry has them."""
 
     vendor: int
@@ -21,8 +21,7 @@ class Pci:
     driver: str
 
 
-@dataclass(frozen=True)
-class Usb:
+class Usb(msgspec.Struct, frozen=True):
     """One USB device.
 
     Args:

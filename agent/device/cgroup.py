@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.device.tree import Tree, number
 
@@ -14,8 +15,7 @@ _MAX_LEVELS = 32
 _NO_LIMIT = 2**60
 
 
-@dataclass(frozen=True)
-class Limits:
+class Limits(msgspec.Struct, frozen=True):
     """The least of what this process's group and those around it allow.
 
     Args:

@@ -6,7 +6,8 @@ No `nvpmodel` is run: it keeps its mode in a file.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.device.tree import Tree, short
 from agent.documents.device import Board, Jetson
@@ -16,8 +17,7 @@ _RELEASE = re.compile(r"# R(\d{1,3}) \(release\), REVISION: (\d{1,3}(?:\.\d{1,3}
 _MODE = re.compile(r"pmode:0*(\d{1,4})")
 
 
-@dataclass(frozen=True)
-class _Family:
+class _Family(msgspec.Struct, frozen=True):
     name: str
     compute_capability: str
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.device.buses import driver_of
 from agent.device.surroundings import Surroundings
@@ -22,8 +23,7 @@ _ACCEL_DRIVERS = {
 }
 
 
-@dataclass(frozen=True)
-class _Nxp:
+class _Nxp(msgspec.Struct, frozen=True):
     kind: str
     chip: str
     node: str

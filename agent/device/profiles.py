@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent.control.profiles import Recognised, recognise
 from agent.documents.codec import convert, unknown_keys
@@ -28,8 +29,7 @@ MAX_PROFILES = 256
 _HINT = "docs/profiles.md says what each key may hold"
 
 
-@dataclass(frozen=True)
-class Profiles:
+class Profiles(msgspec.Struct, frozen=True):
     """All profiles that are known.
 
     Args:

@@ -10,7 +10,6 @@ import io
 import json
 import tarfile
 from collections.abc import Iterable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -51,8 +50,7 @@ class Recording(msgspec.Struct, frozen=True, omit_defaults=True):
     runtimes: tuple[RuntimeFacts, ...] = ()
 
 
-@dataclass(frozen=True)
-class Opened:
+class Opened(msgspec.Struct, frozen=True):
     """A tree to detect on, with what was recorded beside its files."""
 
     source: Source

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import msgspec
 
 from agent.device.buses import Pci, Usb, pci_devices, usb_devices
 from agent.device.machine import Machine
@@ -19,8 +19,7 @@ _LIBRARY_FOLDERS = (
 )
 
 
-@dataclass(frozen=True)
-class Surroundings:
+class Surroundings(msgspec.Struct, frozen=True):
     """The machine around an accelerator."""
 
     tree: Tree

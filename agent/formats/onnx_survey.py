@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.errors import ModelRejected
 from agent.formats.bounds import Budget, damaged
@@ -42,8 +43,7 @@ NUMBERS = re.compile(rb"(?:\x3d[\x00-\xff]{4}){1,4096}|(?:\x40[\x80-\xff]{0,9}[\
 Fields = Iterator[tuple[int, int | memoryview]]
 
 
-@dataclass
-class Survey:
+class Survey(msgspec.Struct):
     """What the walk has met.
 
     Attributes:
@@ -52,10 +52,10 @@ class Survey:
         functions: (domain, name) of the functions that the file defines.
     """
 
-    opsets: dict[str, int] = field(default_factory=dict)
-    operators: set[tuple[str, str]] = field(default_factory=set)
-    functions: set[tuple[str, str]] = field(default_factory=set)
-    external: set[ExternalData] = field(default_factory=set)
+    opsets: dict[str, int] = msgspec.field(default_factory=dict)
+    operators: set[tuple[str, str]] = msgspec.field(default_factory=set)
+    functions: set[tuple[str, str]] = msgspec.field(default_factory=set)
+    external: set[ExternalData] = msgspec.field(default_factory=set)
     node_count: int = 0
     tensor_count: int = 0
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.errors import ModelRejected
 from agent.formats.archive_tail import read_tail
@@ -23,8 +24,7 @@ _AXIS_LABELS, _VALUE_LABELS = 2, 3  # AssociatedFileType
 _NORMALISATION = 1  # ProcessUnitOptions
 
 
-@dataclass
-class AuthorsWords:
+class AuthorsWords(msgspec.Struct):
     """What the author put into the file for people and tools.
 
     Attributes:
@@ -35,13 +35,13 @@ class AuthorsWords:
     name: str = ""
     description: str = ""
     version: str = ""
-    metadata: dict[str, str] = field(default_factory=dict)
-    inputs: list[tuple[str, Normalisation | None]] = field(default_factory=list)
-    outputs: list[tuple[str, Normalisation | None]] = field(default_factory=list)
+    metadata: dict[str, str] = msgspec.field(default_factory=dict)
+    inputs: list[tuple[str, Normalisation | None]] = msgspec.field(default_factory=list)
+    outputs: list[tuple[str, Normalisation | None]] = msgspec.field(default_factory=list)
     label_file: str = ""
     labels: tuple[str, ...] | None = None
     associated_files: tuple[str, ...] = ()
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = msgspec.field(default_factory=list)
 
 
 def read_words(data: memoryview, metadata: memoryview | None) -> AuthorsWords:

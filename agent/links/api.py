@@ -8,8 +8,9 @@ reports, telemetry and events go out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, Protocol
+
+import msgspec
 
 from agent.documents.settings import LinkSettings, Settings
 from agent.errors import LinkError
@@ -27,8 +28,7 @@ Stream = Literal["events", "telemetry", "dead-letter"]
 Done = Callable[[bool, str], None]
 
 
-@dataclass(frozen=True)
-class Standing:
+class Standing(msgspec.Struct, frozen=True):
     """Where a link stands.
 
     Attributes:
@@ -40,8 +40,7 @@ class Standing:
     last_error: str | None = None
 
 
-@dataclass(frozen=True)
-class Owner:
+class Owner(msgspec.Struct, frozen=True):
     """Whom a link tells what happens; all calls are in the event loop, and none may raise.
 
     Attributes:
@@ -149,8 +148,7 @@ class Disk(Protocol):
     def read_range(self, path: Path, offset: int, size: int) -> bytes | None: ...
 
 
-@dataclass(frozen=True)
-class Problem:
+class Problem(msgspec.Struct, frozen=True):
     """Something that is wrong with a setting: where, what, and what would be right.
 
     A `fatal` one keeps the agent from doing its work.
@@ -162,8 +160,7 @@ class Problem:
     fatal: bool = True
 
 
-@dataclass(frozen=True)
-class Kind:
+class Kind(msgspec.Struct, frozen=True):
     """A kind of link, as the registry finds it.
 
     Attributes:

@@ -10,10 +10,11 @@ import socket
 import sys
 import termios
 from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
+
+import msgspec
 
 from agent.errors import LinkError, LinkUnreachable, UsageError
 
@@ -31,8 +32,7 @@ _SCHEMES: Final = {
 _NEXT_ADDRESS_AFTER_S: Final = 4.0
 
 
-@dataclass(frozen=True)
-class Endpoint:
+class Endpoint(msgspec.Struct, frozen=True):
     """Where a broker listens, and how it is spoken to."""
 
     host: str
@@ -72,8 +72,7 @@ class Endpoint:
         return f"{host}:{self.port}"
 
 
-@dataclass(frozen=True)
-class TlsFiles:
+class TlsFiles(msgspec.Struct, frozen=True):
     """Files for TLS, read at each connection attempt if they changed.
 
     Args:

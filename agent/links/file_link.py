@@ -14,7 +14,6 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable, Coroutine, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -62,8 +61,7 @@ class Presence(msgspec.Struct, frozen=True):
     every_s: float
 
 
-@dataclass(frozen=True)
-class Pace:
+class Pace(msgspec.Struct, frozen=True):
     """How often something is done, in seconds.
 
     Attributes:
@@ -87,8 +85,7 @@ class Pace:
     retry_last: float = 60.0
 
 
-@dataclass(frozen=True)
-class _Job:
+class _Job(msgspec.Struct, frozen=True):
     """One file to be written, and who is told."""
 
     write: Callable[[str, bytes], None]

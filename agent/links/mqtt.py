@@ -14,8 +14,9 @@ import logging
 import random
 import threading
 from collections.abc import Callable, Coroutine, Iterable, Mapping
-from dataclasses import replace
 from typing import Any, Final, Literal, Protocol, cast
+
+from msgspec.structs import replace
 
 from agent.errors import LinkError
 from agent.links.dialing import (

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+
+import msgspec
 
 from agent.documents.settings import Connection
 from agent.links.api import Phase, Standing
@@ -20,8 +21,7 @@ SESSION_EXPIRY_S = 7 * 86_400
 _VERSIONS: Mapping[str, Literal[4, 5, "auto"]] = {"auto": "auto", "5": 5, "3.1.1": 4}
 
 
-@dataclass(frozen=True)
-class Backoff:
+class Backoff(msgspec.Struct, frozen=True):
     """How long to wait between attempts; random, so that a fleet does not come back at once.
 
     Args:
@@ -58,8 +58,7 @@ class Backoff:
         return max(low, chance * min(self.cap_s, self.base_s * doubled))
 
 
-@dataclass(frozen=True)
-class LinkOptions:
+class LinkOptions(msgspec.Struct, frozen=True):
     """Where to connect, how, and what to keep.
 
     Args:
@@ -76,15 +75,14 @@ class LinkOptions:
     url: str
     session: ConnectOptions
     password_file: Path | None = None
-    tls: TlsFiles = field(default_factory=TlsFiles)
+    tls: TlsFiles = msgspec.field(default_factory=TlsFiles)
     proxy: str | None = None
-    backoff: Backoff = field(default_factory=Backoff)
+    backoff: Backoff = msgspec.field(default_factory=Backoff)
     connect_timeout_s: float = 20.0
     name: str = "mqtt"
 
 
-@dataclass(frozen=True)
-class LinkState(Standing):
+class LinkState(Standing, frozen=True):
     """Where a connection stands.
 
     Attributes:

@@ -8,8 +8,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
 
+import msgspec
 from msgspec.structs import replace
 
 from agent.documents.device import RuntimeFacts
@@ -28,8 +28,7 @@ _MAX_NAME, _MAX_TEXT = 128, 1024
 _NAMES_DEADLINE_S = 30.0
 
 
-@dataclass(frozen=True)
-class _Asked:
+class _Asked(msgspec.Struct, frozen=True):
     name: str
     template: TemplateProcess
     until: float

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import msgspec
@@ -22,8 +21,7 @@ from agent.pipeline.tensors import is_quantised, may_match, show_shape
 Settings = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Steps:
+class Steps(msgspec.Struct, frozen=True):
     """The compiled steps of one side of the model."""
 
     runs: tuple[Run, ...]

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import count
 
 import msgspec
@@ -43,8 +42,7 @@ from agent.pipeline.window import compile_window
 __all__ = ["Chain", "Counters", "Incoming", "Prediction", "ProducedBy", "Step", "compile_chain"]
 
 
-@dataclass
-class Counters:
+class Counters(msgspec.Struct):
     """What a chain gave up to stay within its bounds, since it was made."""
 
     # Sources that were forgotten, with their window and state, for a new one.
@@ -53,8 +51,7 @@ class Counters:
     dropped_readings: int = 0
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(msgspec.Struct, frozen=True):
     """What `compile_chain` made."""
 
     decode: Decode

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable
-from dataclasses import dataclass, field
+
+import msgspec
 
 from agent.pipeline.steps.api import Memory
 from agent.pipeline.tensors import Arrays
 from agent.pipeline.window import OpenWindow
 
 
-@dataclass
-class Source:
+class Source(msgspec.Struct):
     """One source: its open window, the state that the model gave back, what steps keep."""
 
     window: OpenWindow | None
     state: Arrays
-    memory: Memory = field(default_factory=dict)
+    memory: Memory = msgspec.field(default_factory=dict)
 
 
 class Sources:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.documents.manifest import StatePair, Tensor
 from agent.errors import DocumentError
@@ -11,8 +12,7 @@ from agent.pipeline.boundary import compile_output_check, example, fits_shape
 from agent.pipeline.tensors import Array, Arrays, show_shape
 
 
-@dataclass(frozen=True)
-class State:
+class State(msgspec.Struct, frozen=True):
     """The pairs of one variant."""
 
     # Zeros (in real numbers) for every state input; a free dimension is 1: one source, one stream.

@@ -7,10 +7,10 @@ declared in the manifest and done in the `pipeline` room.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import msgspec
 from numpy.typing import NDArray
 
 from agent.documents.deployment import Share
@@ -25,8 +25,7 @@ MAX_REASON = 500
 ALONE = Share()
 
 
-@dataclass(frozen=True)
-class Wanted:
+class Wanted(msgspec.Struct, frozen=True):
     """How a model is to be run.
 
     Args:
@@ -43,7 +42,7 @@ class Wanted:
 
     provider: str = ""
     threads: int = 1
-    options: Mapping[str, str] = field(default_factory=dict)
+    options: Mapping[str, str] = msgspec.field(default_factory=dict)
     share: Share = ALONE
     memory_mb: int = 0
     cache: Path | None = None

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent.errors import DigestMismatch, StoreCorrupt, StoreError
 from agent.store.files import Files, OpenFile, is_temporary, temporary_name
@@ -14,8 +15,7 @@ from agent.store.files import Files, OpenFile, is_temporary, temporary_name
 BLOB_MODE = 0o444
 
 
-@dataclass(frozen=True, slots=True)
-class Blob:
+class Blob(msgspec.Struct, frozen=True):
     """A blob on disk; `links` counts its own name and each place in a pack."""
 
     digest_hex: str

@@ -15,9 +15,10 @@ import fcntl
 import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar, Literal
+
+import msgspec
 
 from agent.errors import NoSpace, StoreError
 
@@ -43,8 +44,7 @@ _READ = os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW
 _WRITE = os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
-@dataclass(frozen=True, slots=True)
-class Operation:
+class Operation(msgspec.Struct, frozen=True):
     """One call that changes the disk, or that gives or takes a descriptor.
 
     Attributes:
@@ -64,16 +64,14 @@ class Operation:
     target: Path | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class OpenFile:
+class OpenFile(msgspec.Struct, frozen=True):
     """A file open for reading and writing, with the name it was opened by."""
 
     fd: int
     path: Path
 
 
-@dataclass(frozen=True, slots=True)
-class Space:
+class Space(msgspec.Struct, frozen=True):
     """What a file system has left for a process without privileges."""
 
     free_bytes: int

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -23,8 +22,7 @@ Damage = Literal["missing", "altered", "unreadable"]
 _LIST_BYTES_MAX = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class BadFile:
+class BadFile(msgspec.Struct, frozen=True):
     """A file of a pack that is not what was installed."""
 
     name: str

@@ -17,8 +17,9 @@ import re
 import struct
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent.errors import StoreError
 from agent.store.files import Files, OpenFile, temporary_name
@@ -29,16 +30,14 @@ ALIGNMENT = 8
 _NOT_ZERO = re.compile(rb"[^\0]")
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
+class Record(msgspec.Struct, frozen=True):
     """What was appended."""
 
     sequence: int
     payload: bytes
 
 
-@dataclass(slots=True)
-class Segment:
+class Segment(msgspec.Struct):
     """One file of a journal.
 
     Attributes:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from enum import IntEnum
+
+import msgspec
 
 from agent.store.gaps import Gap
 
@@ -19,8 +20,7 @@ class Kind(IntEnum):
     TELEMETRY = 2
 
 
-@dataclass(slots=True)
-class Message:
+class Message(msgspec.Struct):
     """One message, without its payload.
 
     Attributes:
@@ -47,8 +47,7 @@ class Message:
         return self.number - 1 - self.skipped
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(msgspec.Struct, frozen=True):
     """A message to be sent, or a gap to be told.
 
     Attributes:

@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent.errors import NoSpace, PackError, StoreCorrupt
 from agent.store.blobs import Blobs
@@ -29,8 +30,7 @@ RESERVE_SHARE = 0.05
 PART_AGE_MAX_S = 7 * 24 * 3600
 
 
-@dataclass(frozen=True, slots=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True):
     """Room taken and left, in bytes."""
 
     used_bytes: int
@@ -39,8 +39,7 @@ class Usage:
     packs: int
 
 
-@dataclass(frozen=True, slots=True)
-class Collected:
+class Collected(msgspec.Struct, frozen=True):
     """What the collector removed."""
 
     packs: tuple[str, ...]

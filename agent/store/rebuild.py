@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from typing import NamedTuple
+
+import msgspec
 
 from agent.errors import DigestMismatch, FetchError, StoreCorrupt
 from agent.store.packs import PackStore
@@ -33,8 +34,7 @@ class Held(NamedTuple):
     offset: int
 
 
-@dataclass(frozen=True, slots=True)
-class Patch:
+class Patch(msgspec.Struct, frozen=True):
     """A delta that is in the store, and the file it starts from. Digests are `sha256:<hex>`."""
 
     base: str

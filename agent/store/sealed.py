@@ -7,15 +7,15 @@ edgeward-sealed 1 <generation> <length> <CRC-32 of generation, length and docume
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass
+
+import msgspec
 
 MAGIC = b"edgeward-sealed 1"
 # The longest first line: magic, two numbers of at most 20 digits, 8 hex digits.
 HEADER_BYTES = len(MAGIC) + 3 + 20 + 20 + 8 + 1
 
 
-@dataclass(frozen=True, slots=True)
-class Sealed:
+class Sealed(msgspec.Struct, frozen=True):
     """A document whose check sum was right."""
 
     generation: int

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent.errors import NoSpace, StoreError
 from agent.store.ballast import Ballast
@@ -14,8 +15,7 @@ from agent.store.sealed import HEADER_BYTES, Sealed, seal, unseal
 STATE_BYTES_MAX = 4 << 20
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
+class Loaded(msgspec.Struct, frozen=True):
     """What a state file held.
 
     Attributes:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from urllib.parse import urljoin, urlsplit
+
+import msgspec
 
 from agent.errors import FetchError, SourceExpired, SourceMissing, SourceRefused
 
@@ -30,8 +31,7 @@ _EXPIRED_WORDS = (b"ExpiredToken", b"RequestExpired", b"TokenExpired")
 _HTTP_DATE = "%a, %d %b %Y %H:%M:%S GMT"
 
 
-@dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(msgspec.Struct, frozen=True):
     """The bytes of one file that a request is for.
 
     Attributes:
@@ -52,8 +52,7 @@ class Asked:
         return self.start > 0 or self.end is not None
 
 
-@dataclass(frozen=True, slots=True)
-class Take:
+class Take(msgspec.Struct, frozen=True):
     """The body is worth reading.
 
     Attributes:
@@ -65,33 +64,28 @@ class Take:
     end: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Whole:
+class Whole(msgspec.Struct, frozen=True):
     """All bytes are here already."""
 
 
-@dataclass(frozen=True, slots=True)
-class StartOver:
+class StartOver(msgspec.Struct, frozen=True):
     """What the server has is not what the bytes here came from."""
 
 
-@dataclass(frozen=True, slots=True)
-class Again:
+class Again(msgspec.Struct, frozen=True):
     """The same request may succeed later, not before so many seconds where the server says so."""
 
     reason: str
     after_s: float = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Moved:
+class Moved(msgspec.Struct, frozen=True):
     """The file is elsewhere."""
 
     location: str
 
 
-@dataclass(frozen=True, slots=True)
-class Refused:
+class Refused(msgspec.Struct, frozen=True):
     """The same request will not help."""
 
     error: FetchError

@@ -14,8 +14,10 @@ import contextlib
 import os
 import resource
 import signal
-from dataclasses import dataclass, field, replace
 from pathlib import Path
+
+import msgspec
+from msgspec.structs import replace
 
 from agent.documents.report import WORKER_UID, Isolation
 from agent.errors import IsolationUnavailable
@@ -41,8 +43,7 @@ LAST_WORDS_BYTES = 8 * 1024 * 1024
 LAYERS = (*namespaces.FLAGS, "root", identity.LAYER, "landlock", "syscalls", "allow_list")
 
 
-@dataclass(frozen=True)
-class Plan:
+class Plan(msgspec.Struct, frozen=True):
     """Which layers a worker is to have.
 
     Attributes:
@@ -52,7 +53,7 @@ class Plan:
     """
 
     layers: frozenset[str] = frozenset(LAYERS)
-    missing: dict[str, str] = field(default_factory=dict)
+    missing: dict[str, str] = msgspec.field(default_factory=dict)
     user: int = WORKER_UID
 
     def without(self, layer: str, reason: str) -> Plan:
@@ -74,8 +75,7 @@ class Plan:
         return [name for name in namespaces.OWN if name in self.layers]
 
 
-@dataclass
-class Held:
+class Held(msgspec.Struct):
     """What holds this process, and what does not; see `agent.documents.report.Isolation`."""
 
     policy: str

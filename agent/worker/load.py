@@ -7,8 +7,9 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
+
+import msgspec
 
 from agent.documents import codec
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest, Tensor, Variant
@@ -31,8 +32,7 @@ MAX_NAMES_SHOWN = 5
 _EXTERNAL_KEY = b"location"
 
 
-@dataclass(frozen=True)
-class Model:
+class Model(msgspec.Struct, frozen=True):
     """One variant, loaded and ready to serve."""
 
     manifest: Manifest

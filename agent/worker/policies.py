@@ -7,7 +7,8 @@ one that `Load.policy` names.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+import msgspec
+from msgspec.structs import replace
 
 from agent.wire.worker import COMPILES_AS
 
@@ -19,8 +20,7 @@ _KEEPS_FILES = _OPENS_TO_WRITE | {
 }
 
 
-@dataclass(frozen=True)
-class Policy:
+class Policy(msgspec.Struct, frozen=True):
     """What a worker may do.
 
     Attributes:

@@ -25,10 +25,10 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
-from dataclasses import replace
 from typing import NoReturn, cast
 
 import msgspec
+from msgspec.structs import replace
 
 from agent.documents.report import WORKER_UID
 from agent.errors import AgentError, RuntimeUnavailable

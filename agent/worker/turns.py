@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+
+import msgspec
 
 from agent.documents.deployment import Share
 
@@ -20,8 +21,7 @@ BURST_S = 0.1
 KEPT_S, KEPT_SHARE = 0.001, 0.5
 
 
-@dataclass
-class _Account:
+class _Account(msgspec.Struct):
     share: Share
     # The virtual time at which its next run starts: how much it has had, as the others count.
     due: float = 0.0

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from agent.author import publish
 from agent.author.broker import Broker, BrokerOptions
@@ -57,7 +58,7 @@ def order_for(device: str, *, slot: str = "vibration", name: str = "d-1", **more
 
 def run(broker: LocalBroker, offer: Offer, order: Order) -> list[Event]:
     target = msgspec.structs.replace(order.target, pack=offer.id)
-    asked = Order(**{**vars(order), "target": target})
+    asked = replace(order, target=target)
     with Broker(BrokerOptions(broker.url)) as connection:
         return list(deploy(connection, offer, asked))
 
@@ -247,7 +248,7 @@ def test_an_order_that_no_device_could_take_is_refused_here(
     order = order_for("never")
     target = msgspec.structs.replace(order.target, **{field: value})
     with pytest.raises(DocumentError, match=path):
-        run(mosquitto, offer, Order(**{**vars(order), "target": target}))
+        run(mosquitto, offer, replace(order, target=target))
 
 
 def test_a_pack_is_checked_before_it_is_offered(tmp_path: Path) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import io
 import json
 import struct
@@ -16,6 +15,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import structs
 
 from agent.documents.manifest import Datatype, Tensor
 from agent.errors import BadInput, DocumentError
@@ -250,7 +250,7 @@ def test_every_output_is_written(name: str, rows: int) -> None:
     codec = CODECS[name]
     assert codec.encoder is not None
     outputs = NUMBERS if name == "raw" else EVERY_TYPE
-    encode = codec.encoder(codec.options(), dataclasses.replace(CONTEXT, outputs=outputs))
+    encode = codec.encoder(codec.options(), structs.replace(CONTEXT, outputs=outputs))
     step = Step(None, "m-1", "payload", "a")
     body = encode(step, Prediction(tensors_of(rows)), 5)
     arrays = tensors_of(rows)
@@ -281,7 +281,7 @@ def test_what_is_written_can_be_read_back(name: str) -> None:
     inputs = tuple(msgspec.structs.replace(tensor, shape=(3, 2)) for tensor in tensors)
     assert codec.encoder is not None
     assert codec.decoder is not None
-    encode = codec.encoder(codec.options(), dataclasses.replace(CONTEXT, outputs=tensors))
+    encode = codec.encoder(codec.options(), structs.replace(CONTEXT, outputs=tensors))
     body = encode(Step(None, "m-1", "payload", "a"), Prediction(tensors_of(3)), 5)
     # As long as before: the binary form counts the bytes of its JSON.
     request = body.replace(b'"outputs":[', b'"inputs":[ ')

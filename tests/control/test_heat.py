@@ -3,11 +3,10 @@ does then keeps to its policy."""
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec.structs import replace
 
 from agent.control.heat import (
     HINTS,

@@ -126,7 +126,7 @@ class Driver:
 def owner_of_a_link(**told: Callable[..., Any]) -> Owner:
     """An owner of a `Link` that wants to hear only this."""
     deaf: dict[str, Callable[..., Any]] = {
-        name: lambda *_: None for name in Owner.__dataclass_fields__
+        name: lambda *_: None for name in Owner.__struct_fields__
     }
     return Owner(**(deaf | told))
 

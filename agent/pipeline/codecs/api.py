@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -24,13 +23,12 @@ Decode = Callable[[bytes | memoryview], Decoded]
 Encode = Callable[[Step, Prediction, int], bytes]
 
 
-@dataclass(frozen=True)
-class DecoderContext:
+class DecoderContext(msgspec.Struct, frozen=True):
     """What a decoder is made for."""
 
     inputs: tuple[Tensor, ...]
     # By public name: the tensor of the file, where a payload may hold its stored integers as well.
-    stored: Mapping[str, Tensor] = field(default_factory=dict)
+    stored: Mapping[str, Tensor] = msgspec.field(default_factory=dict)
     # Whether a payload may say where its answer goes.
     reply_to: bool = False
     # The field that holds a reading's time in ms, where it is none of the inputs.
@@ -38,8 +36,7 @@ class DecoderContext:
     path: str = "manifest.pipeline.decode"
 
 
-@dataclass(frozen=True)
-class EncoderContext:
+class EncoderContext(msgspec.Struct, frozen=True):
     """What an encoder is made for."""
 
     model_name: str
@@ -50,8 +47,7 @@ class EncoderContext:
     path: str = "manifest.pipeline.encode"
 
 
-@dataclass(frozen=True)
-class Codec:
+class Codec(msgspec.Struct, frozen=True):
     """One kind of payload. The functions get the checked `options` and compile once per model.
 
     Both raise DocumentError, with the context's path, for a signature that the codec cannot carry.

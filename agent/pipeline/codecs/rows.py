@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
+
+import msgspec
 
 from agent.documents.manifest import Tensor
 from agent.errors import BadInput, DocumentError
@@ -19,8 +20,7 @@ from agent.pipeline.tensors import Arrays, Fit
 Rows = Sequence[Sequence[Any]]
 
 
-@dataclass(frozen=True)
-class RowPlan:
+class RowPlan(msgspec.Struct, frozen=True):
     """How rows become arrays."""
 
     # The fields of a row in order; empty where the pack's one input takes a row of any length.

@@ -8,7 +8,6 @@ the dictionary that it gets and may change it, but never writes into an array. I
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
 import msgspec
@@ -24,8 +23,7 @@ CLASS_INDEX = "class index"
 Run = Callable[[Arrays, Memory], Arrays]
 
 
-@dataclass(frozen=True)
-class StepContext:
+class StepContext(msgspec.Struct, frozen=True):
     """What a step is made for."""
 
     # What reaches it, in the order of the signature.
@@ -35,8 +33,7 @@ class StepContext:
     refuse: type[BadInput] | type[BadOutput]
 
 
-@dataclass(frozen=True)
-class CompiledStep:
+class CompiledStep(msgspec.Struct, frozen=True):
     """A step made for one model."""
 
     run: Run
@@ -46,15 +43,14 @@ class CompiledStep:
     class_labels: tuple[str, ...] | None = None
 
 
-@dataclass(frozen=True)
-class StepKind:
+class StepKind(msgspec.Struct, frozen=True):
     """One kind of step. `compile` gets the checked options; it raises DocumentError, with the
     context's path, for tensors that the step cannot work on."""
 
     options: type[msgspec.Struct]
     compile: Callable[[Any, StepContext], CompiledStep]
     # The options that a slot's settings may override.
-    settings: frozenset[str] = field(default_factory=frozenset)
+    settings: frozenset[str] = msgspec.field(default_factory=frozenset)
     # It keeps something of each source between messages.
     remembers: bool = False
 

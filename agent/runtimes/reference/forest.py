@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 
+import msgspec
 import numpy as np
 
 from agent.errors import BadInput
@@ -23,8 +23,7 @@ _COMPARE: tuple[Callable[[Array, Array], Array], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Forest:
+class Forest(msgspec.Struct, frozen=True):
     """Trees over one numbering of all their nodes.
 
     Attributes:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
 from typing import Literal
+
+import msgspec
 
 from agent.errors import UsageError
 from agent.wire.mqtt.packets import MAX_PACKET_SIZE, encode_topic_name
@@ -15,8 +16,7 @@ QOS_2 = "QoS 2 is not offered: use QoS 1, and tell a repeat by the message's id"
 MAX_PACKET_BYTES = 1 << 20
 
 
-@dataclass(frozen=True)
-class Will:
+class Will(msgspec.Struct, frozen=True):
     """What the broker publishes for us when the connection is lost.
 
     Args:
@@ -39,8 +39,7 @@ class Will:
             raise UsageError(f"last will on {self.topic!r}: more than 65,535 bytes")
 
 
-@dataclass(frozen=True)
-class ConnectOptions:
+class ConnectOptions(msgspec.Struct, frozen=True):
     """How to connect and how much to hold.
 
     Args:
@@ -65,7 +64,7 @@ class ConnectOptions:
     client_id: str
     version: Literal[4, 5, "auto"] = "auto"
     username: str | None = None
-    password: bytes | None = field(default=None, repr=False)
+    password: bytes | None = None
     keep_alive_s: int = 60
     clean_start: bool = False
     session_expiry_s: int = 7 * 86_400
@@ -77,6 +76,10 @@ class ConnectOptions:
     max_queued_bytes: int = 16 << 20
     max_topic_bytes: int = 0xFFFF
     response_timeout_s: float = 15.0
+
+    def __repr__(self) -> str:
+        """Without the password."""
+        return f"ConnectOptions(client_id={self.client_id!r}, version={self.version!r})"
 
     def __post_init__(self) -> None:
         if not self.client_id and not self.clean_start:
@@ -100,8 +103,7 @@ _RANGES: tuple[tuple[str, float, float], ...] = (
 )
 
 
-@dataclass(frozen=True)
-class Granted:
+class Granted(msgspec.Struct, frozen=True):
     """What holds on this connection; where the broker stated nothing, MQTT's own defaults.
 
     Args:
