@@ -37,7 +37,8 @@ class Placement(msgspec.Struct, frozen=True, omit_defaults=True):
         wanted: What they were to run on.
         got: What they run on.
         operators: Share of them on `got`, from 0 to 1; absent where the library does not tell.
-        time: Share of a run's time on it; the same.
+        time: Share of a run's time on it; absent where some operators run elsewhere, for then no
+            library tells it.
         why: Why less was got than wanted.
     """
 

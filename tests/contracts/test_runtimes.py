@@ -177,6 +177,9 @@ def test_a_placement_is_whole(kit: Kit, runtime: Runtime, tmp_path: Path) -> Non
     assert placement.got == placement.wanted or placement.why
     for share in (placement.operators, placement.time):
         assert share is None or 0 <= share <= 1
+    # Nobody measures it, so only what follows from the operators may be said.
+    assert placement.time in (None, 1.0)
+    assert placement.time is None or placement.operators == 1.0
     assert len(placement.why) <= 1024
 
 
