@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
 from typing import NamedTuple
 
 from agent.errors import ModelRejected
-from agent.formats import magic, onnx, ort, tflite
+from agent.formats import magic
 from agent.formats.description import ModelDescription
 
 HEAD_LENGTH = 512  # bytes that `recognise` looks at
@@ -31,11 +32,22 @@ class Format(NamedTuple):
     describe: Callable[[memoryview], ModelDescription]
 
 
+def _reader(module: str) -> Callable[[memoryview], ModelDescription]:
+    """Return the `describe` of a module of this room, which is imported when it first reads: a
+    worker that serves what was looked at before needs none of them."""
+
+    def describe(data: memoryview) -> ModelDescription:
+        reader: Callable[[memoryview], ModelDescription] = importlib.import_module(module).describe
+        return reader(data)
+
+    return describe
+
+
 # In order of recognition: ONNX, which has no magic number, comes last.
 FORMATS = (
-    Format("tflite", "TFLite", ".tflite", magic.is_tflite, tflite.describe),
-    Format("ort", "ORT", ".ort", magic.is_ort, ort.describe),
-    Format("onnx", "ONNX", ".onnx", magic.is_onnx, onnx.describe),
+    Format("tflite", "TFLite", ".tflite", magic.is_tflite, _reader("agent.formats.tflite")),
+    Format("ort", "ORT", ".ort", magic.is_ort, _reader("agent.formats.ort")),
+    Format("onnx", "ONNX", ".onnx", magic.is_onnx, _reader("agent.formats.onnx")),
 )
 
 
