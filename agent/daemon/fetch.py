@@ -17,7 +17,7 @@ from agent.daemon.fetch_blocks import BlockExchange, BlockSource
 from agent.daemon.fetch_child import ChildSource
 from agent.daemon.fetch_source import Placed, Source, Wanted, in_thread
 from agent.documents import codec
-from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest
+from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest, delta_files
 from agent.documents.settings import Settings, prefix_of
 from agent.errors import DigestMismatch, NoSpace, SourceRefused, StoreCorrupt
 from agent.links.api import Blocks
@@ -42,6 +42,8 @@ class _Fetch:
     def __init__(self) -> None:
         self.listeners: list[OnProgress] = []
         self.files: PackFiles = {}
+        # Digests of what only helps to make those files.
+        self.deltas: frozenset[str] = frozenset()
         self.task: asyncio.Task[None] | None = None
 
     def progress(self, done_bytes: int, total_bytes: int) -> None:
@@ -109,7 +111,8 @@ class Fetcher:
         """Files that a running fetch needs: to be kept when anybody makes room in the store."""
         files = [running.files for running in self._running.values()]
         packs = {pack for pack, _ in self._running}
-        return packs | {digest for known in files for digest, _ in known.values()}
+        deltas = {digest for running in self._running.values() for digest in running.deltas}
+        return packs | deltas | {digest for known in files for digest, _ in known.values()}
 
     def on_message(self, topic: str, payload: bytes | memoryview) -> None:
         """Take a message below the device's `blocks/`."""
@@ -178,7 +181,7 @@ class Fetcher:
             opened = self._open(pack, source)
             try:
                 manifest, fresh = await self._manifest(pack, opened)
-                running.files = await self._files_for(pack, manifest)
+                running.files, running.deltas = await self._files_for(pack, manifest)
                 await self._files(pack, opened, running, reserve=fresh)
                 try:
                     await in_thread(self._store.install, pack, manifest, running.files)
@@ -190,20 +193,24 @@ class Fetcher:
             finally:
                 await opened.close()
 
-    async def _files_for(self, pack: str, data: bytes) -> PackFiles:
-        """The files that this device needs of a pack.
+    async def _files_for(self, pack: str, data: bytes) -> tuple[PackFiles, frozenset[str]]:
+        """The files that this device needs of a pack, and the digests of its deltas.
 
         Raises:
             ModelRejected: No variant of it can run here, whatever its files hold.
         """
         manifest = manifest_of(pack, data)
         out = await self._leaves_out(pack, manifest) if self._leaves_out is not None else ()
-        return {
+        deltas = delta_files(manifest)
+        files = {
             name: (file.digest, file.size)
             for name, file in manifest.files.items()
             # What is here already may be what another slot runs.
-            if name not in out or self._store.has_blob(file.digest)
+            if name not in deltas and (name not in out or self._store.has_blob(file.digest))
         }
+        return files, frozenset(
+            manifest.files[name].digest for name in deltas & set(manifest.files)
+        )
 
     def _open(self, pack: str, source: str) -> Source:
         scheme = source.partition(":")[0].lower()

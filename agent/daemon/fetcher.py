@@ -30,8 +30,9 @@ from agent.daemon.fetch_regions import (
     cut,
     in_blocks,
 )
+from agent.daemon.fetch_ways import Named, Shorter
 from agent.documents.report import Failure
-from agent.errors import AgentError, DigestMismatch, StoreError
+from agent.errors import AgentError, DigestMismatch, FetchError, StoreError
 from agent.store.files import Files
 from agent.store.packs import PackStore
 from agent.store.parts import Part
@@ -78,16 +79,19 @@ class Receiver:
         source: Source,
         tell: Callable[[int], None],
         connections: int = 1,
+        sparing: bool = False,
     ) -> None:
         """
         Args:
             tell: Called with how many bytes of the file are here, a few times a second.
             connections: Most that a large file is fetched by at once.
+            sparing: Whether bytes from this source cost more than the work that saves them.
         """
         self._store = store
         self._source = source
         self._tell = tell
         self._connections = connections
+        self._sparing = sparing
 
     def manifest(self) -> bytes:
         received = b""
@@ -101,17 +105,41 @@ class Receiver:
         Raises:
             DigestMismatch: It has other bytes, also when read from its beginning.
         """
-        download = self._download(ask)
+        if not (self._sparing and self._shorter(ask).bring(ask.pack, ask.name)):
+            self._whole(ask, self._tell)
+
+    def _whole(self, ask: Ask, tell: Callable[[int], None]) -> None:
+        download = self._download(ask, tell)
         try:
             download.run()
         except DigestMismatch:
             if not download.resumed:
                 raise
             # The bytes of an earlier attempt may be to blame, and they are gone now.
-            self._download(ask).run()
+            self._download(ask, tell).run()
 
-    def _download(self, ask: Ask) -> _Download:
-        return _Download(self._store, self._source, ask, self._tell, self._connections)
+    def _download(self, ask: Ask, tell: Callable[[int], None]) -> _Download:
+        return _Download(self._store, self._source, ask, tell, self._connections)
+
+    def _shorter(self, ask: Ask) -> Shorter:
+        def delta(named: Named) -> None:
+            name, file = named
+
+            def tell(here_bytes: int) -> None:
+                self._tell(here_bytes * ask.size // file.size)
+
+            self._whole(Ask(ask.pack, name, file.digest, file.size), tell)
+
+        pace = _Pace(self._tell)
+        return Shorter(self._store, BLOCK_BYTES, fetch=self._range, whole=delta, tick=pace.tick)
+
+    def _range(self, named: Named, start: int, end: int) -> Iterator[bytes]:
+        name, file = named
+        for offset, data in self._source.pieces(name, start, file.size, end):
+            if offset != start:
+                raise FetchError(f"the source gives {name} as a whole only")
+            start += len(data)
+            yield data
 
 
 class _Download:
@@ -128,11 +156,10 @@ class _Download:
         self._store = store
         self._source = source
         self._ask = ask
-        self._tell = tell
         self._connections = connections
         self._part = self._begin()
         self.resumed = self._part.received_bytes > 0
-        self._flushed = self._told = time.monotonic()
+        self._pace = _Pace(tell)
         tell(self._part.received_bytes)
 
     def run(self) -> None:
@@ -174,19 +201,27 @@ class _Download:
             if block.anew:
                 self._begin_again()
             self._part.write_block(block.number, block.data)
-            self._tick()
+            self._pace.tick(self._part)
 
     def _begin_again(self) -> None:
         self._part.discard()
         self._part, self.resumed = self._begin(), False
 
-    def _tick(self) -> None:
+
+class _Pace:
+    """Flushes and tells, each once in a while."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self._tell = tell
+        self._flushed = self._told = time.monotonic()
+
+    def tick(self, part: Part) -> None:
         now = time.monotonic()
         if now - self._flushed >= FLUSH_EVERY_S:
-            self._part.flush()
+            part.flush()
             self._flushed = now
         if now - self._told >= TELL_EVERY_S:
-            self._tell(self._part.received_bytes)
+            self._tell(part.received_bytes)
             self._told = now
 
 
@@ -197,12 +232,14 @@ def main() -> None:
     _end_with(job.parent_pid)
     # A library's warnings may show a URL whole, with what opens the door.
     logging.disable()
+    scheme = job.source.partition(":")[0].lower()
     try:
         receiver = Receiver(
             PackStore(Files(), Path(job.store), job.quota_bytes),
-            SOURCES[job.source.partition(":")[0].lower()](job),
+            SOURCES[scheme](job),
             lambda here: _tell(Told("here_bytes", here_bytes=here)),
             job.connections,
+            sparing=scheme != "file",
         )
     except AgentError as error:
         # Asked for anything, this is the answer.
