@@ -7,13 +7,23 @@ import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from itertools import takewhile
 
 from agent.daemon.fetch_source import OnBytes, Wanted, in_thread
-from agent.documents.manifest import MAX_MANIFEST_BYTES
-from agent.errors import DigestMismatch, DocumentError, FetchError, SourceRefused, StoreError
+from agent.daemon.fetch_ways import Known, Named, apply, kept, look
+from agent.documents.manifest import MAX_MANIFEST_BYTES, Delta, PackFile
+from agent.errors import (
+    DigestMismatch,
+    DocumentError,
+    FetchError,
+    PackError,
+    SourceRefused,
+    StoreError,
+)
 from agent.links.api import Blocks
 from agent.store.packs import PackStore
 from agent.store.parts import Part
+from agent.store.rebuild import Rebuild
 from agent.wire import blocks
 from agent.wire.blocks import Block, Transfer
 
@@ -23,6 +33,8 @@ Keep = Callable[[list[Block]], Awaitable[None]]
 
 # A slow line fills a flush unit of the store in hours; a power cut must not cost that much.
 FLUSH_EVERY_S = 10.0
+# Between two looks whether the fetch was cancelled: 4 MiB of a file or so.
+COPIED_CHUNKS = 64
 
 
 class _Inbox:
@@ -196,27 +208,64 @@ class BlockSource:
         return b"".join(received[number] for number in sorted(received))
 
     async def file(self, wanted: Wanted, on_bytes: OnBytes) -> None:
-        resumed = await self._receive(wanted, on_bytes)
+        known = await in_thread(look, self._store, wanted.pack, wanted.name)
+        if known is None or not await self._by_delta(known, wanted, on_bytes):
+            await self._blocks(wanted, on_bytes, known)
+
+    async def _by_delta(self, known: Known, wanted: Wanted, on_bytes: OnBytes) -> bool:
+        """Whether a delta brought the file; where not, its missing blocks are what is left."""
+        for delta, (name, made) in await in_thread(self._worth, known):
+
+            def on_delta(here_bytes: int, size: int = made.size) -> None:
+                on_bytes(here_bytes * wanted.size // size)
+
+            try:
+                if not self._store.has_blob(made.digest):
+                    await self._blocks(Wanted(wanted.pack, name, made.digest, made.size), on_delta)
+                await in_thread(self._apply, known, delta, made)
+            except (PackError, StoreError, SourceRefused) as error:
+                log.warning("%s of %s by a delta: %s", wanted.name, wanted.pack, error)
+                continue
+            return True
+        return False
+
+    def _worth(self, known: Known) -> list[tuple[Delta, Named]]:
+        """The deltas that send less than the file's missing blocks, the smallest first."""
+        with kept(self._begin(known.file.digest, known.file.size)) as part:
+            ways = known.ways(part, whole_blocks=True)
+        return [known.deltas[way.index] for way in takewhile(lambda w: w.kind == "delta", ways)]
+
+    def _apply(self, known: Known, delta: Delta, made: PackFile) -> None:
+        with kept(self._begin(known.file.digest, known.file.size)) as part:
+            apply(self._store, part, delta, made)
+
+    async def _blocks(self, wanted: Wanted, on_bytes: OnBytes, known: Known | None = None) -> None:
+        resumed = await self._receive(wanted, on_bytes, known)
         if resumed is not None:
             log.warning("%s of %s: the part kept was not its beginning", wanted.name, wanted.pack)
-            mismatch = await self._receive(wanted, on_bytes)
+            mismatch = await self._receive(wanted, on_bytes, None)
             if mismatch is not None:
                 raise mismatch
+
+    def _begin(self, digest: str, size: int) -> Part:
+        return self._store.begin_part(digest, size, blocks.BLOCK_BYTES)
 
     async def close(self) -> None:
         self._exchange.close()
 
-    async def _receive(self, wanted: Wanted, on_bytes: OnBytes) -> DigestMismatch | None:
+    async def _receive(
+        self, wanted: Wanted, on_bytes: OnBytes, known: Known | None
+    ) -> DigestMismatch | None:
         """Receive what is missing of a file.
 
         Returns:
             The mismatch, where bytes of an earlier attempt may be to blame; they are gone now.
         """
-        part = await in_thread(
-            self._store.begin_part, wanted.digest, wanted.size, blocks.BLOCK_BYTES
-        )
-        resumed = part.received_bytes > 0
+        part = await in_thread(self._begin, wanted.digest, wanted.size)
         try:
+            if known is not None:
+                await self._copy(part, known)
+            resumed = part.received_bytes > 0
             await self._fill(part, wanted, on_bytes)
             await in_thread(part.finish)
         except DigestMismatch as mismatch:
@@ -226,6 +275,12 @@ class BlockSource:
         finally:
             await in_thread(_flush_and_close, part)
         return None
+
+    async def _copy(self, part: Part, known: Known) -> None:
+        """Put in place what other files of the store have of this one."""
+        rebuild = Rebuild(self._store, part)
+        for first in range(0, len(known.chunks), COPIED_CHUNKS):
+            await in_thread(rebuild.copy, known.chunks[first : first + COPIED_CHUNKS], known.held)
 
     async def _fill(self, part: Part, wanted: Wanted, on_bytes: OnBytes) -> None:
         flushed_at = self._exchange.now()

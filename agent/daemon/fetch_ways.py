@@ -7,7 +7,7 @@ whole file comes instead, and goes on from what the shorter way has brought.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import partial
 
 import msgspec
@@ -175,25 +175,22 @@ class Shorter:
         with self._begin(known) as part:
             apply(self._store, part, delta, made[1], tick=lambda: self._tick(part))
 
-    def _begin(self, known: Known) -> _Kept:
+    def _begin(self, known: Known) -> AbstractContextManager[Part]:
         part = self._store.begin_part(known.file.digest, known.file.size, self._block_size)
-        return _Kept(part)
+        return kept(part)
 
 
-class _Kept:
-    """A part that is flushed before it is closed, whatever happened."""
-
-    def __init__(self, part: Part) -> None:
-        self._part = part
-
-    def __enter__(self) -> Part:
-        return self._part
-
-    def __exit__(self, *_: object) -> None:
+@contextmanager
+def kept(part: Part) -> Iterator[Part]:
+    """Flush and close a part at the end of a block, whatever happened in it."""
+    try:
+        yield part
+    finally:
+        # Whatever went wrong with the disk has been said already.
         with suppress(StoreError, RuntimeError):
-            self._part.flush()
+            part.flush()
         with suppress(StoreError):
-            self._part.close()
+            part.close()
 
 
 def apply(

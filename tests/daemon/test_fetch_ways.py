@@ -13,11 +13,14 @@ import pytest
 
 from agent.author.chunking import cut
 from agent.documents.manifest import Delta, Manifest
+from agent.store.files import Files
 from agent.store.packs import PackStore
+from agent.wire.blocks import BLOCK_BYTES
 from agent.wire.chunks import encode_list
 from agent.wire.delta import METHOD, Shape, encode_block
 from tests.daemon.http_source import Answer, Asked, HttpSource
 from tests.daemon.packs import Pack, assert_installed, digest_of
+from tests.daemon.test_fetch import Line, fetcher_for, run
 from tests.daemon.test_fetch_child import fetch, settings_for, store_of
 
 SHAPE = Shape(4, "zlib")
@@ -212,3 +215,50 @@ def test_from_a_folder_the_file_itself_is_read(tmp_path: Path) -> None:
             (folder / DELTA).unlink()
         fetch(settings, pack, f"file://{folder}")
     assert_installed(store_of(settings), new.installed)
+
+
+# Over the link, in blocks.
+
+
+def over_the_link(tmp_path: Path, *packs: LeanPack) -> tuple[PackStore, Line]:
+    """Bring packs to a device one after the other; returns the line of the last one."""
+    store = PackStore(Files(), tmp_path, 1 << 30)
+    for pack in packs:
+        line = Line(pack)
+
+        async def story(pack: LeanPack = pack, line: Line = line) -> None:
+            await fetcher_for(store, line).fetch(pack.id, "mqtt:")
+
+        run(story())
+        assert_installed(store, pack.installed)
+    return store, line
+
+
+def test_over_the_link_only_the_blocks_of_missing_chunks_are_asked_for(tmp_path: Path) -> None:
+    old, new = LeanPack(OLD.tobytes(), "1"), LeanPack(LAST.tobytes(), "2")
+    _, line = over_the_link(tmp_path, old, new)
+    asked = {number for file, number in line.asked_blocks if file == MODEL}
+    changed = [one for one in cut(LAST.tobytes()) if one not in set(cut(OLD.tobytes()))]
+    needed = {
+        number
+        for one in changed
+        for number in range(one.offset // BLOCK_BYTES, -(-one.end // BLOCK_BYTES))
+    }
+    assert asked == needed
+    assert len(needed) < 0.3 * len(new.files[MODEL]) / BLOCK_BYTES
+
+
+def test_over_the_link_a_fine_tuned_model_comes_as_a_delta(tmp_path: Path) -> None:
+    old, new = LeanPack(OLD.tobytes(), "1"), LeanPack(TUNED.tobytes(), "2", base=OLD.tobytes())
+    store, line = over_the_link(tmp_path, old, new)
+    assert {file for file, _ in line.asked_blocks} == {"manifest.json", DELTA}
+    assert not store.has_blob(digest_of(new.files[DELTA]))
+
+
+def test_over_the_link_a_wrong_delta_ends_in_the_whole_file(tmp_path: Path) -> None:
+    old = LeanPack(OLD.tobytes(), "1")
+    wrong = delta_of(LAST.tobytes(), OLD.tobytes())
+    new = LeanPack(TUNED.tobytes(), "2", base=OLD.tobytes(), delta=wrong)
+    _, line = over_the_link(tmp_path, old, new)
+    blocks = {number for file, number in line.asked_blocks if file == MODEL}
+    assert len(blocks) == -(-len(new.files[MODEL]) // BLOCK_BYTES)
