@@ -83,8 +83,9 @@ def ranged(data: bytes, asked: Asked, **headers: str) -> Answer:
     wanted = asked.headers.get("Range", "")
     if not wanted:
         return Answer(200, data, headers)
-    start = int(wanted.removeprefix("bytes=").removesuffix("-"))
+    first, _, last = wanted.removeprefix("bytes=").partition("-")
+    start, end = int(first), min(int(last or len(data)), len(data) - 1)
     if start >= len(data):
         return Answer(416, b"", {"Content-Range": f"bytes */{len(data)}", **headers})
-    described = f"bytes {start}-{len(data) - 1}/{len(data)}"
-    return Answer(206, data[start:], {"Content-Range": described, **headers})
+    described = f"bytes {start}-{end}/{len(data)}"
+    return Answer(206, data[start : end + 1], {"Content-Range": described, **headers})

@@ -18,7 +18,7 @@ from agent.store.packs import PackStore
 from agent.wire.blocks import BLOCK_BYTES
 from agent.wire.chunks import encode_list
 from agent.wire.delta import METHOD, Shape, encode_block
-from tests.daemon.http_source import Answer, Asked, HttpSource
+from tests.daemon.http_source import Answer, Asked, HttpSource, ranged
 from tests.daemon.packs import Pack, assert_installed, digest_of
 from tests.daemon.test_fetch import Line, fetcher_for, run
 from tests.daemon.test_fetch_child import fetch, settings_for, store_of
@@ -74,22 +74,13 @@ def delta_of(new: bytes, old: bytes) -> bytes:
     )
 
 
-def ranged(data: bytes, asked: Asked) -> Answer:
-    found = re.fullmatch(r"bytes=(\d+)-(\d*)", asked.headers.get("Range", ""))
-    if found is None:
-        return Answer(200, data, {"ETag": '"v1"'})
-    start, end = int(found[1]), min(int(found[2] or len(data)), len(data) - 1)
-    described = f"bytes {start}-{end}/{len(data)}"
-    return Answer(206, data[start : end + 1], {"Content-Range": described, "ETag": '"v1"'})
-
-
 Alter = Callable[[Asked, Answer], Answer]
 
 
 def serving(pack: Pack, alter: Alter = lambda asked, answer: answer) -> HttpSource:
     def play(asked: Asked) -> Answer:
         data = pack.content.get(asked.path.removeprefix("/"))
-        return Answer(404) if data is None else alter(asked, ranged(data, asked))
+        return Answer(404) if data is None else alter(asked, ranged(data, asked, ETag='"v1"'))
 
     return HttpSource(play)
 
