@@ -99,6 +99,8 @@ class StoreCorrupt(StoreError):
 class FetchError(AgentError):
     code = "fetch_failed"
     retryable = True
+    # Set by whoever knows: something has come in this attempt.
+    progressed = False
 
 
 class SourceRefused(FetchError):

@@ -38,13 +38,19 @@ class Block(msgspec.Struct, frozen=True):
     payload: bytes
 
 
+class Metered(msgspec.Struct, frozen=True):
+    """Somebody says whether each byte costs money now."""
+
+    on: bool
+
+
 class Stale(msgspec.Struct, frozen=True):
     """A message for the agent that says nothing now: it was meant for another time."""
 
     topic: str
 
 
-FromCloud = Desired | Command | Block | Stale
+FromCloud = Desired | Command | Block | Metered | Stale
 
 
 class Dialect(Protocol):

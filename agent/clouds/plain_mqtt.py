@@ -4,7 +4,18 @@ from __future__ import annotations
 
 import msgspec
 
-from agent.clouds.dialect import Block, Command, Desired, FromCloud, Publication, Stale
+from agent.clouds.dialect import (
+    Block,
+    Command,
+    Desired,
+    FromCloud,
+    Metered,
+    Publication,
+    Stale,
+)
+
+# What says that a connection is metered; anything else says that it is not.
+_YES = (b"true", b"1", b"on", b"yes")
 
 
 class PlainMqtt(msgspec.Struct, frozen=True):
@@ -13,7 +24,8 @@ class PlainMqtt(msgspec.Struct, frozen=True):
     prefix: str
 
     def subscriptions(self) -> tuple[tuple[str, int], ...]:
-        return ((f"{self.prefix}desired", 1), (f"{self.prefix}command/+", 1))
+        kinds = ("desired", "command/+", "metered")
+        return tuple((f"{self.prefix}{kind}", 1) for kind in kinds)
 
     def receive(
         self,
@@ -29,6 +41,8 @@ class PlainMqtt(msgspec.Struct, frozen=True):
         kind, _, rest = topic[len(self.prefix) :].partition("/")
         if kind == "desired" and not rest:
             return Desired(payload)
+        if kind == "metered" and not rest:
+            return Metered(payload.strip().lower() in _YES)
         is_command = kind == "command" and rest and "/" not in rest
         if retain and (is_command or kind == "blocks"):
             # A stored command would be carried out again at every start.

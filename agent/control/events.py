@@ -69,6 +69,8 @@ class StepFailed(msgspec.Struct, frozen=True):
     slot: str
     rollout: int
     failure: Failure
+    # It has come further than the attempts before it: the pauses begin anew.
+    progressed: bool = False
 
 
 class CrashLooped(msgspec.Struct, frozen=True):

@@ -163,22 +163,22 @@ def _ended(state: DeviceState, name: str, entry: SlotState, rollout: Rollout) ->
 def _step_failed(
     state: DeviceState, event: e.StepFailed, entry: SlotState, rollout: Rollout
 ) -> Step:
-    waiting = _to_retry(rollout, event.failure)
+    waiting = _to_retry(rollout, event)
     if waiting is not None:
         return with_rollout(state, event.slot, entry, waiting)
     return _given_up(state, event, entry, rollout)
 
 
-def _to_retry(rollout: Rollout, failure: Failure) -> Rollout | None:
+def _to_retry(rollout: Rollout, event: e.StepFailed) -> Rollout | None:
     """The rollout as it waits to try again, where another attempt may help."""
-    phase = rollout.phase
+    phase, failure = rollout.phase, event.failure
     waiting = replace(rollout, phase=Phase.WAITING, failure=failure)
     if failure.code == StoreCorrupt.code and phase in ON_DISK:
         if rollout.refetched >= MAX_REFETCHES or rollout.then is not None:
             return None
         refetched = rollout.refetched + 1
         return replace(waiting, resume=Phase.FETCHING, attempts=refetched, refetched=refetched)
-    attempts = rollout.attempts + 1
+    attempts = 1 if event.progressed else rollout.attempts + 1
     # What served before is not given up because the device was busy for a moment.
     if not (failure.retryable or phase is Phase.RESTORING):
         return None

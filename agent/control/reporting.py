@@ -102,7 +102,7 @@ def _slot(entry: SlotState, facts: Facts) -> SlotReport:
         p50_ms=facts.p50_ms,
         p95_ms=facts.p95_ms,
         previous=entry.previous.pack if entry.previous is not None else "",
-        progress=facts.progress,
+        progress=facts.progress if shown == "fetching" else None,
         error=error or facts.trouble,
     )
 

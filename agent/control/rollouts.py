@@ -11,6 +11,7 @@ from agent.control import events as e
 from agent.control.state import Aim, DeviceState, Outcome, Phase, Rollout, SlotState
 from agent.documents.deployment import Slot
 from agent.documents.report import Failure
+from agent.errors import FetchPostponed, SourceExpired, SourceMissing
 
 # Performed on entering a phase, and again after a restart in it.
 ON_ENTRY: Mapping[Phase, type] = {
@@ -23,6 +24,13 @@ ON_ENTRY: Mapping[Phase, type] = {
 }
 BACKOFF_FIRST_S = 1.0
 BACKOFF_LAST_S = 300.0
+# Where a growing pause is of no use. An expired address may be one whose signer's clock was wrong,
+# or, at a store that does not say so, a file that was not there yet.
+PAUSES_S: Mapping[str, float] = {
+    SourceExpired.code: 3600.0,
+    SourceMissing.code: 300.0,
+    FetchPostponed.code: 60.0,
+}
 
 
 class Step(NamedTuple):
@@ -61,9 +69,14 @@ def with_rollout(state: DeviceState, name: str, entry: SlotState, rollout: Rollo
 
 def entry_action(name: str, rollout: Rollout) -> e.Action:
     if rollout.phase is Phase.WAITING:
-        return e.Wait(name, rollout.id, rollout.target, backoff_s(rollout.attempts - 1))
+        return e.Wait(name, rollout.id, rollout.target, _pause_s(rollout))
     action: e.Action = ON_ENTRY[rollout.phase](name, rollout.id, rollout.target)
     return action
+
+
+def _pause_s(rollout: Rollout) -> float:
+    code = rollout.failure.code if rollout.failure is not None else ""
+    return PAUSES_S.get(code, backoff_s(rollout.attempts - 1))
 
 
 def backoff_s(attempts: int) -> float:

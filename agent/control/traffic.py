@@ -14,6 +14,8 @@ from agent.documents.settings import FetchSettings
 KIB = 1024
 # What `metered = "slow"` leaves.
 METERED_KIB_S = 32
+# Longer than this no fetch waits for another.
+PATIENCE_S = 600.0
 # A server that sends less than this is treated as one that sends nothing.
 STALL_BYTES_PER_S, STALL_WINDOW_S = 1024, 60.0
 BURST_BYTES_MIN = 64 * KIB
@@ -73,15 +75,20 @@ class Turn(msgspec.Struct, frozen=True):
     Attributes:
         urgent: A slot waits for it that serves nothing.
         local: It needs no network, as from a medium of this machine.
+        waited_s: How long ago it began, or would have.
     """
 
     urgent: bool
     local: bool = False
+    waited_s: float = 0.0
 
 
 def may_run(one: Turn, all_turns: Iterable[Turn]) -> bool:
-    """Whether a fetch may take the line: what a slot waits for that serves nothing goes first."""
-    return one.local or one.urgent or not any(t.urgent and not t.local for t in all_turns)
+    """Whether a fetch may take the line: what a slot waits for that serves nothing goes first, but
+    its source may be slow for ever, so the others do not wait for ever."""
+    if one.local or one.urgent or one.waited_s >= PATIENCE_S:
+        return True
+    return not any(other.urgent and not other.local for other in all_turns)
 
 
 def minute_of(window_time: str) -> int:

@@ -34,6 +34,7 @@ from agent.documents.report import Failure, Progress
 from agent.documents.settings import Settings, shared_prefix_of
 from agent.errors import (
     AgentError,
+    FetchError,
     ModelRejected,
     PackError,
     StoreCorrupt,
@@ -85,17 +86,27 @@ class Acts(msgspec.Struct):
     # -- performers -----------------------------------------------------------------------------
 
     async def fetch(self, action: e.Fetch) -> e.Fetched:
-        target = action.target
+        target, name = action.target, action.slot
+        here_before: int | None = None
 
         def progress(done: int, total: int) -> None:
-            self.progress[action.slot] = Progress(done, total)
+            nonlocal here_before
+            here_before = done if here_before is None else here_before
+            self.progress[name] = Progress(done, total)
             self.progressed()
 
+        self.progress.pop(name, None)
+        entry = self.state().slots.get(name)
+        urgent = entry is None or entry.serving is None
         try:
-            await self.fetcher.fetch(target.pack, target.source, progress)
-        finally:
-            self.progress.pop(action.slot, None)
-        return e.Fetched(action.slot, action.rollout)
+            await self.fetcher.fetch(target.pack, target.source, progress, urgent=urgent)
+        except FetchError as error:
+            # What is here stays in the report while the slot waits for another attempt.
+            here = self.progress.get(name)
+            error.progressed = here is not None and here.done_bytes > (here_before or 0)
+            raise
+        self.progress.pop(name, None)
+        return e.Fetched(name, action.rollout)
 
     async def verify(self, action: e.Verify) -> e.Verified:
         pack = action.target.pack
@@ -255,6 +266,7 @@ class Acts(msgspec.Struct):
 
     async def stop_slot(self, action: e.StopSlot) -> e.SlotStopped:
         name = action.slot
+        self.progress.pop(name, None)
         server = self.servers.pop(name, None)
         if server is not None:
             stopping = self._stopping[name] = asyncio.ensure_future(self._remove(server))

@@ -109,6 +109,7 @@ class Daemon:
             command=lambda command: self.commands.obey(command),
             block=lambda topic, payload: self.fetcher.on_message(topic, payload),
             state=self._on_link_state,
+            metered=lambda on: self.fetcher.turns.metered(on),
             thrown_away=lambda why: self.reporter.failed("message_too_large", why),
             trouble=lambda why: self.reporter.in_trouble(
                 "link", failure_of(why) if why is not None else None

@@ -16,6 +16,7 @@ from weakref import WeakValueDictionary
 from agent.daemon.fetch_blocks import BlockExchange, BlockSource
 from agent.daemon.fetch_child import ChildSource
 from agent.daemon.fetch_source import Placed, Source, Wanted, in_thread
+from agent.daemon.fetch_turns import Entry, Turns
 from agent.documents import codec
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest, delta_files
 from agent.documents.settings import Settings, prefix_of
@@ -23,6 +24,7 @@ from agent.errors import DigestMismatch, NoSpace, SourceRefused, StoreCorrupt
 from agent.links.api import Blocks
 from agent.store.names import check_names
 from agent.store.packs import PackStore
+from agent.wire.blocks import BLOCK_BYTES
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +34,8 @@ OnProgress = Callable[[int, int], None]
 LeavesOut = Callable[[str, Manifest], Awaitable[Collection[str]]]
 # Name of a file → its digest and size in bytes.
 PackFiles = dict[str, tuple[str, int]]
+# Pack, source and limit in KiB a second → the source, opened.
+Opens = Callable[[str, str, int], Source]
 
 SILENCE_S = 30.0
 
@@ -45,10 +49,25 @@ class _Fetch:
         # Digests of what only helps to make those files.
         self.deltas: frozenset[str] = frozenset()
         self.task: asyncio.Task[None] | None = None
+        self.entry: Entry | None = None
+        self.urgent = False
+        # Of this fetch: what it has room for and has not received.
+        self.promised_bytes = 0
+        self.here: tuple[int, int] | None = None
 
     def progress(self, done_bytes: int, total_bytes: int) -> None:
+        self.here = done_bytes, total_bytes
+        self.promised_bytes = min(self.promised_bytes, total_bytes - done_bytes)
         for listener in list(self.listeners):
             listener(done_bytes, total_bytes)
+
+    def join(self, progress: OnProgress, *, urgent: bool) -> None:
+        self.listeners.append(progress)
+        self.urgent |= urgent
+        if self.entry is not None:
+            self.entry.urgent |= urgent
+        if self.here is not None:
+            progress(*self.here)
 
 
 class Fetcher:
@@ -64,6 +83,7 @@ class Fetcher:
         leaves_out: LeavesOut | None = None,
         now: Callable[[], float] = time.monotonic,
         silence_s: float = SILENCE_S,
+        turns: Turns | None = None,
     ) -> None:
         """
         Args:
@@ -74,16 +94,18 @@ class Fetcher:
                 fetched; raises where it has use for none. None: it needs all.
             now: Monotonic seconds.
             silence_s: How long a source may say nothing before it counts as gone.
+            turns: When which fetch may run; None: as the settings say.
         """
         self._store = store
         self._roots = roots
+        self.turns = turns or Turns(settings.fetch)
         self._leaves_out = leaves_out
         self._exchange: BlockExchange | None = None
         if blocks is not None:
             prefix = prefix_of(settings)
             self._exchange = BlockExchange(prefix, blocks, now=now, silence_s=silence_s)
 
-        def over_the_link(pack: str, source: str) -> Source:
+        def over_the_link(pack: str, source: str, kib_s: int) -> Source:
             if self._exchange is None:
                 raise SourceRefused(
                     f"packs cannot come over a link of kind {settings.link.kind!r}",
@@ -91,11 +113,11 @@ class Fetcher:
                 )
             return BlockSource(pack, store, self._exchange)
 
-        def child(pack: str, source: str) -> Source:
-            return ChildSource(pack, source, settings)
+        def child(pack: str, source: str, kib_s: int) -> Source:
+            return ChildSource(pack, source, settings, max_kib_s=kib_s)
 
-        self._sources: Mapping[str, Callable[[str, str], Source]] = {
-            "": lambda pack, source: Placed(pack),
+        self._sources: Mapping[str, Opens] = {
+            "": lambda pack, source, kib_s: Placed(pack),
             "mqtt": over_the_link,
             "http": child,
             "https": child,
@@ -125,7 +147,13 @@ class Fetcher:
             self._exchange.on_link(up)
 
     async def fetch(
-        self, pack: str, source: str, progress: OnProgress = lambda done, total: None
+        self,
+        pack: str,
+        source: str,
+        progress: OnProgress = lambda done, total: None,
+        *,
+        urgent: bool = False,
+        opens: Opens | None = None,
     ) -> None:
         """Bring one pack into the store, or do nothing where it is there and whole.
 
@@ -135,16 +163,20 @@ class Fetcher:
             pack: The pack's id.
             source: The slot's `from`; empty where the pack should be here already.
             progress: Called in the event loop, as often as something arrives.
+            urgent: A slot waits for it that serves nothing: it goes before those that do.
+            opens: Opens a source of another kind; `source` is then only its name.
 
         Raises:
             FetchError: The source cannot be reached, or is silent.
+            FetchPostponed: The settings say: not now.
             SourceRefused: It says no, or this agent does not know such a source.
             DigestMismatch, PackError, DocumentError: What it gives is not that pack.
             StoreError: The store cannot take it (`NoSpace`: for lack of room).
         """
-        running = self._running.get((pack, source)) or self._start(pack, source)
+        running = self._running.get((pack, source)) or self._start(pack, source, opens)
         assert running.task is not None
-        running.listeners.append(progress)
+        running.join(progress, urgent=urgent)
+        self.turns.look()
         try:
             await asyncio.shield(running.task)
         finally:
@@ -161,9 +193,9 @@ class Fetcher:
         if tasks:
             await asyncio.wait(tasks)
 
-    def _start(self, pack: str, source: str) -> _Fetch:
+    def _start(self, pack: str, source: str, opens: Opens | None) -> _Fetch:
         running = self._running[pack, source] = _Fetch()
-        running.task = asyncio.ensure_future(self._fetch(pack, source, running))
+        running.task = asyncio.ensure_future(self._fetch(pack, source, opens, running))
         self._tasks.add(running.task)
 
         def ended(task: asyncio.Task[None]) -> None:
@@ -176,22 +208,35 @@ class Fetcher:
         running.task.add_done_callback(ended)
         return running
 
-    async def _fetch(self, pack: str, source: str, running: _Fetch) -> None:
-        async with self._lock(pack):
-            opened = self._open(pack, source)
+    async def _fetch(self, pack: str, source: str, opens: Opens | None, running: _Fetch) -> None:
+        if opens is None:
+            opens = self._sources.get(scheme_of(source), _unknown(tuple(self._sources)))
+
+        async def bring(kib_s: int) -> None:
             try:
-                manifest, fresh = await self._manifest(pack, opened)
-                running.files, running.deltas = await self._files_for(pack, manifest)
-                await self._files(pack, opened, running, reserve=fresh)
-                try:
-                    await in_thread(self._store.install, pack, manifest, running.files)
-                except StoreCorrupt as error:
-                    # The store has dropped what was altered; get it once more.
-                    log.warning("pack %s: %s; fetching it again", pack, error)
-                    await self._files(pack, opened, running, reserve=False)
-                    await in_thread(self._store.install, pack, manifest, running.files)
+                async with self._lock(pack):
+                    await self._bring(pack, opens(pack, source, kib_s), running)
             finally:
-                await opened.close()
+                running.promised_bytes = 0
+
+        with self.turns.entered(scheme_of(source)) as running.entry:
+            running.entry.urgent |= running.urgent
+            await self.turns.run(running.entry, bring)
+
+    async def _bring(self, pack: str, opened: Source, running: _Fetch) -> None:
+        try:
+            manifest = await self._manifest(pack, opened)
+            running.files, running.deltas = await self._files_for(pack, manifest)
+            await self._files(pack, opened, running)
+            try:
+                await in_thread(self._store.install, pack, manifest, running.files)
+            except StoreCorrupt as error:
+                # The store has dropped what was altered; get it once more.
+                log.warning("pack %s: %s; fetching it again", pack, error)
+                await self._files(pack, opened, running)
+                await in_thread(self._store.install, pack, manifest, running.files)
+        finally:
+            await opened.close()
 
     async def _files_for(self, pack: str, data: bytes) -> tuple[PackFiles, frozenset[str]]:
         """The files that this device needs of a pack, and the digests of its deltas.
@@ -212,21 +257,10 @@ class Fetcher:
             manifest.files[name].digest for name in deltas & set(manifest.files)
         )
 
-    def _open(self, pack: str, source: str) -> Source:
-        scheme = source.partition(":")[0].lower()
-        if scheme not in self._sources:
-            known = ", ".join(f"{name}:" for name in self._sources if name)
-            raise SourceRefused(
-                f"this agent cannot fetch from {scheme[:20]!r} sources",
-                hint=f"it knows {known} and packs that are placed beforehand",
-            )
-        return self._sources[scheme](pack, source)
-
-    async def _manifest(self, pack: str, source: Source) -> tuple[bytes, bool]:
-        """The manifest's bytes, and whether the store did not have them before."""
+    async def _manifest(self, pack: str, source: Source) -> bytes:
         kept = await in_thread(self._store.manifest, pack)
         if kept is not None:
-            return kept, False
+            return kept
         manifest = await source.manifest()
         got = hashlib.sha256(manifest).hexdigest()
         if f"sha256:{got}" != pack:
@@ -235,52 +269,69 @@ class Fetcher:
                 hint="the source offers another pack, or an altered one",
             )
         await in_thread(self._store.add_manifest, pack, manifest)
-        return manifest, True
+        return manifest
 
-    async def _files(self, pack: str, source: Source, running: _Fetch, *, reserve: bool) -> None:
+    async def _files(self, pack: str, source: Source, running: _Fetch) -> None:
         sizes = dict(running.files.values())
         missing = await in_thread(self._store.missing, running.files)
         # Files with the same content are one file.
         wanted = {running.files[name][0]: name for name in missing}
+        here = {digest: self._received(digest, sizes[digest]) for digest in wanted}
         total = sum(sizes.values())
         done = total - sum(sizes[digest] for digest in wanted)
-        running.progress(done, total)
-        if reserve and wanted:
-            # What an earlier attempt has left takes room already, so only the first one can ask.
-            await self._make_room(total - done)
+        running.progress(done + sum(here.values()), total)
+        if wanted:
+            needed = self._store.still_needed({digest: sizes[digest] for digest in wanted})
+            await self._make_room(needed, running)
+            running.promised_bytes = needed
         for digest, name in wanted.items():
             one = Wanted(pack, name, digest, sizes[digest])
-            await self._file(one, source, partial(_shifted, running.progress, done, total))
+            ahead = done + sum(here.values()) - here.pop(digest)
+            await self._file(
+                one, source, running, partial(_shifted, running.progress, ahead, total)
+            )
             done += one.size
-            running.progress(done, total)
+            running.progress(done + sum(here.values()), total)
 
-    async def _file(self, wanted: Wanted, source: Source, on_bytes: Callable[[int], None]) -> None:
+    def _received(self, digest: str, size: int) -> int:
+        return self._store.received_bytes(digest, size, BLOCK_BYTES)
+
+    async def _file(
+        self, wanted: Wanted, source: Source, running: _Fetch, on_bytes: Callable[[int], None]
+    ) -> None:
         async with self._lock(wanted.digest):
             if self._store.has_blob(wanted.digest):
                 return  # another pack with the same file was faster
             try:
                 await source.file(wanted, on_bytes)
             except NoSpace:
-                await self._make_room(wanted.size)
+                needed = self._store.still_needed({wanted.digest: wanted.size})
+                await self._make_room(needed, running)
                 await source.file(wanted, on_bytes)
 
-    async def _make_room(self, needed_bytes: int) -> None:
-        """Remove what nobody needs, if that is what it takes.
+    async def _make_room(self, needed_bytes: int, asking: _Fetch) -> None:
+        """Remove what nobody needs, if that is what it takes; what is on its way keeps its room.
 
         Raises:
             NoSpace: What is needed does not fit even so.
         """
+        others = [running for running in self._running.values() if running is not asking]
+        promised = sum(running.promised_bytes for running in others)
         try:
-            await in_thread(self._store.reserve, needed_bytes)
+            await in_thread(self._store.reserve, needed_bytes, promised_bytes=promised)
         except NoSpace:
             roots = self._roots()
             if roots is None:
                 raise
             gone = await in_thread(
-                self._store.collect, roots, keep=self.digests, needed_bytes=needed_bytes
+                self._store.collect,
+                roots,
+                keep=self.digests,
+                needed_bytes=needed_bytes,
+                promised_bytes=promised,
             )
             log.info("made room: %d packs, %d bytes", len(gone.packs), gone.freed_bytes)
-            await in_thread(self._store.reserve, needed_bytes)
+            await in_thread(self._store.reserve, needed_bytes, promised_bytes=promised)
 
     def _lock(self, name: str) -> asyncio.Lock:
         return self._locks.setdefault(name, asyncio.Lock())
@@ -288,6 +339,21 @@ class Fetcher:
 
 def _shifted(progress: OnProgress, before: int, total: int, here: int) -> None:
     progress(before + here, total)
+
+
+def scheme_of(source: str) -> str:
+    return source.partition(":")[0].lower()
+
+
+def _unknown(known: Collection[str]) -> Opens:
+    def opens(pack: str, source: str, kib_s: int) -> Source:
+        listed = ", ".join(f"{name}:" for name in known if name)
+        raise SourceRefused(
+            f"this agent cannot fetch from {scheme_of(source)[:20]!r} sources",
+            hint=f"it knows {listed} and packs that are placed beforehand",
+        )
+
+    return opens
 
 
 def manifest_of(pack: str, manifest: bytes) -> Manifest:

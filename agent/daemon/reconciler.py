@@ -18,7 +18,7 @@ from agent.control import events as e
 from agent.control.lifecycle import resume, step
 from agent.control.state import DeviceState, Phase
 from agent.documents.report import Failure
-from agent.errors import AgentError, ImpossibleEvent, StoreError
+from agent.errors import AgentError, FetchError, ImpossibleEvent, StoreError
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +182,8 @@ class Reconciler:
         try:
             event = await table[type(action)](action)
         except AgentError as error:
-            event = e.StepFailed(action.slot, action.rollout, failure_of(error))
+            progressed = isinstance(error, FetchError) and error.progressed
+            event = e.StepFailed(action.slot, action.rollout, failure_of(error), progressed)
         except Exception as error:  # a bug in one action must not end the daemon
             log.exception("slot=%s %s failed", action.slot, type(action).__name__)
             text = _printable(f"{type(error).__name__}: {error}", MAX_MESSAGE)

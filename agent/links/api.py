@@ -51,6 +51,7 @@ class Owner(msgspec.Struct, frozen=True):
         state: Gets each change of the standing.
         thrown_away: Told what came, was too large to be looked at, and is gone.
         trouble: Told why no deployment can come although the link stands; None: it can again.
+        metered: Told that the device's network is metered, or is not, where the link knows.
     """
 
     desired: Callable[[bytes], asyncio.Future[None] | None]
@@ -59,6 +60,7 @@ class Owner(msgspec.Struct, frozen=True):
     state: Callable[[Standing], None]
     thrown_away: Callable[[LinkError], None]
     trouble: Callable[[LinkError | None], None]
+    metered: Callable[[bool], None] = lambda on: None
 
 
 class Blocks(Protocol):

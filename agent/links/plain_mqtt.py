@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from agent.clouds.dialect import Block, Command, Desired, Dialect, Publication
+from agent.clouds.dialect import Block, Command, Desired, Dialect, Metered, Publication
 from agent.clouds.plain_mqtt import PlainMqtt
 from agent.documents.settings import Connection, Settings, prefix_of, shared_prefix_of
 from agent.errors import AgentError, LinkError
@@ -164,6 +164,8 @@ class BrokerLink:
             self._owner.block(meaning.topic, meaning.payload)
         elif isinstance(meaning, Command):
             self._owner.command(meaning)
+        elif isinstance(meaning, Metered):
+            self._owner.metered(meaning.on)
         return None
 
 

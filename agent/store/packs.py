@@ -22,7 +22,7 @@ from agent.store.blobs import Blobs
 from agent.store.files import Files, OpenFile
 from agent.store.folders import BadFile, PackFolders
 from agent.store.names import MANIFEST, SIGNATURE, check_names, hex_of
-from agent.store.parts import BLOCKS_MAX, Part, discard_part
+from agent.store.parts import BLOCKS_MAX, Part, discard_part, received_of
 
 MANIFEST_BYTES_MAX = 1 << 20
 RESERVE_BYTES_MIN = 64 << 20
@@ -163,6 +163,15 @@ class PackStore:
             self._receiving[digest_hex] = part
             return part
 
+    def received_bytes(self, digest: str, size: int, block_size: int) -> int:
+        """How much of a file that is not being received now an earlier attempt has left."""
+        return received_of(self._files, self._part / hex_of(digest), size, block_size)
+
+    def still_needed(self, sizes: Mapping[str, int]) -> int:
+        """How many bytes files of these digests and sizes will take beyond what they take now."""
+        parts = {digest: self._part / hex_of(digest) for digest in sizes}
+        return sum(max(0, sizes[d] - self._allocated(path)) for d, path in parts.items())
+
     def install(
         self,
         pack_id: str,
@@ -239,20 +248,26 @@ class PackStore:
                     self._blobs.drop(digest_hex)
             return bad
 
-    def reserve(self, needed_bytes: int) -> None:
+    def reserve(self, needed_bytes: int, *, promised_bytes: int | None = None) -> None:
         """Check that so many more bytes may be stored.
+
+        Args:
+            needed_bytes: How many.
+            promised_bytes: What is on its way for others; None: what this process receives.
 
         Raises:
             NoSpace: They would exceed the quota, or leave less than the reserve of the disk.
         """
-        short = self._short(needed_bytes)
+        promised = self._promised() if promised_bytes is None else promised_bytes
+        short = self._short(needed_bytes + promised)
         if short <= 0:
             return
         usage, reserve = self.usage(), self._reserve_bytes()
+        others = f", {_size(promised)} are on their way for others" if promised else ""
         raise NoSpace(
             f"{_size(needed_bytes)} are needed, {_size(short)} more than there is room for: "
             f"{_size(usage.free_bytes)} of the disk are free and {_size(reserve)} must stay free, "
-            f"packs take {_size(usage.used_bytes)} of {_size(usage.quota_bytes)}",
+            f"packs take {_size(usage.used_bytes)} of {_size(usage.quota_bytes)}{others}",
             hint="remove a slot, free some space, or raise limits.store_mb",
         )
 
@@ -269,6 +284,7 @@ class PackStore:
         *,
         keep: Collection[str] = (),
         needed_bytes: int = 0,
+        promised_bytes: int | None = None,
         now_s: float | None = None,
     ) -> Collected:
         """Remove what nobody needs, as far as `needed_bytes` more would not fit otherwise.
@@ -281,14 +297,16 @@ class PackStore:
             keep: Digests of files to keep although no installed pack has them: those of a pack
                 that is being fetched. Files being received at this moment are kept in any case.
             needed_bytes: How much is about to be stored.
+            promised_bytes: What is on its way for others; None: what this process receives.
             now_s: Wall clock, seconds since 1970, to tell the age of parts; not asked when None.
         """
         kept = {hex_of(digest) for digest in (*roots, *keep)} | set(self._receiving)
         with self._lock:
             before = self.usage().used_bytes
+            coming = needed_bytes + (self._promised() if promised_bytes is None else promised_bytes)
             removed: list[str] = []
             for _ in self._removals(roots, kept, now_s, removed):
-                if self._short(needed_bytes) <= 0:
+                if self._short(coming) <= 0:
                     break
             return Collected(tuple(removed), max(0, before - self.usage().used_bytes))
 
@@ -334,11 +352,12 @@ class PackStore:
         if found != size:
             raise PackError(f"file {name!r}: the manifest says {size} bytes, it has {found}")
 
-    def _short(self, needed_bytes: int) -> int:
+    def _promised(self) -> int:
         receiving = list(self._receiving.values())  # another thread may close one meanwhile
-        promised = sum(part.size - part.received_bytes for part in receiving)
+        return sum(part.size - part.received_bytes for part in receiving)
+
+    def _short(self, coming: int) -> int:
         usage = self.usage()
-        coming = needed_bytes + promised
         over_quota = usage.used_bytes + coming - usage.quota_bytes
         below_reserve = self._reserve_bytes() - (usage.free_bytes - coming)
         return max(over_quota, below_reserve)

@@ -161,15 +161,9 @@ class Part:
         self.close()
 
     def _resume(self) -> OpenFile | None:
-        limit = HEADER_BYTES + _SIZES.size + len(self._received)
-        found = self._files.read_range(self._map_path, 0, limit)
-        sealed = unseal(found) if found else None
-        sizes = _SIZES.pack(self.size, self.block_size)
-        if sealed is None or not sealed.document.startswith(sizes):
-            return None
-        bitmap = sealed.document[_SIZES.size :]
+        bitmap = _read_map(self._files, self._path, self.size, self.block_size)
         found_part = self._files.stat(self._path)
-        if len(bitmap) != len(self._received) or found_part is None:
+        if bitmap is None or found_part is None:
             return None
         if found_part.st_mode & 0o777 != 0o600:
             # It was about to become a blob; read-only already, it could not be opened again.
@@ -198,6 +192,30 @@ class Part:
     def _mark(self, index: int) -> None:
         self._received[index >> 3] |= 1 << (index & 7)
         self.received_bytes += self._length(index)
+
+
+def _read_map(files: Files, path: Path, size: int, block_size: int) -> bytes | None:
+    """Which blocks of a part are durable; None where there is no such part."""
+    count = -(-size // block_size)
+    length = -(-count // 8)
+    found = files.read_range(map_of(path), 0, HEADER_BYTES + _SIZES.size + length)
+    sealed = unseal(found) if found else None
+    if sealed is None or not sealed.document.startswith(_SIZES.pack(size, block_size)):
+        return None
+    bitmap = sealed.document[_SIZES.size :]
+    return bitmap if len(bitmap) == length else None
+
+
+def received_of(files: Files, path: Path, size: int, block_size: int) -> int:
+    """How many bytes of a part an interrupted attempt has left."""
+    bitmap = _read_map(files, path, size, block_size)
+    if bitmap is None or files.stat(path) is None:
+        return 0
+    count, last = -(-size // block_size), size % block_size or block_size
+    blocks = int.from_bytes(bitmap, "little") & ((1 << count) - 1)
+    # Only the last block may be shorter.
+    short = block_size - last if blocks >> (count - 1) & 1 else 0
+    return blocks.bit_count() * block_size - short
 
 
 def map_of(path: Path) -> Path:

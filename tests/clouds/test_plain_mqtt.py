@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from agent.clouds.dialect import Block, Command, Desired, FromCloud, Stale
+from agent.clouds.dialect import Block, Command, Desired, FromCloud, Metered, Stale
 from agent.clouds.plain_mqtt import PlainMqtt
 
 PREFIX = "edgeward/press-7/"
@@ -33,3 +33,14 @@ def test_what_is_not_for_the_agent_means_nothing(name: str) -> None:
     assert received(name) is None
     assert received(name, retain=True) is None
     assert PlainMqtt(PREFIX).receive("line3/temperature", b"21", None, None) is None
+
+
+@pytest.mark.parametrize(
+    ("payload", "on"),
+    [(b"true", True), (b" True\n", True), (b"1", True), (b"yes", True), (b"on", True)]
+    + [(other, False) for other in (b"false", b"", b"0", b"maybe", b"\xff")],
+)
+def test_a_topic_says_whether_the_network_is_metered(payload: bytes, on: bool) -> None:
+    for retain in (True, False):
+        meaning = PlainMqtt(PREFIX).receive(f"{PREFIX}metered", payload, None, None, retain=retain)
+        assert meaning == Metered(on)

@@ -9,7 +9,14 @@ from agent.control.lifecycle import TRANSITIONS, resume, step
 from agent.control.rollouts import ON_ENTRY
 from agent.control.state import DeviceState, Phase
 from agent.documents.choice import Choice, Way
-from agent.errors import ImpossibleEvent
+from agent.documents.report import Failure
+from agent.errors import (
+    AgentError,
+    FetchPostponed,
+    ImpossibleEvent,
+    SourceExpired,
+    SourceMissing,
+)
 from tests.control.stories import (
     LASTING,
     PASSING,
@@ -151,6 +158,48 @@ def test_a_source_that_is_away_is_asked_again_for_ever_with_growing_pauses() -> 
     assert pauses == sorted(pauses)
     assert pauses[0] == 1.0
     assert pauses[-1] == 300.0
+
+
+def test_a_source_that_brings_something_each_time_is_asked_again_soon() -> None:
+    state = step(DeviceState(), desired("one", vib=slot(A))).state
+    for progressed, seconds in (
+        (False, 1.0),
+        (False, 2.0),
+        (False, 4.0),
+        (True, 1.0),
+        (False, 2.0),
+    ):
+        failed = step(state, e.StepFailed("vib", rollout_of(state), PASSING, progressed))
+        (wait,) = failed.actions
+        assert isinstance(wait, e.Wait)
+        assert wait.seconds == seconds
+        state = step(failed.state, e.RetryDue("vib", rollout_of(state))).state
+
+
+@pytest.mark.parametrize(
+    ("error", "seconds"),
+    [(SourceExpired, 3600.0), (SourceMissing, 300.0), (FetchPostponed, 60.0)],
+)
+def test_what_a_growing_pause_does_not_help_has_a_pause_of_its_own(
+    error: type[AgentError], seconds: float
+) -> None:
+    state = step(DeviceState(), desired("one", vib=slot(A))).state
+    failure = Failure(error.code, "no", retryable=error.retryable)
+    for _ in range(3):
+        failed = step(state, e.StepFailed("vib", rollout_of(state), failure))
+        assert failed.actions == (e.Wait("vib", rollout_of(state), slot(A), seconds),)
+        state = step(failed.state, e.RetryDue("vib", rollout_of(state))).state
+
+
+def test_a_fresh_address_for_the_same_pack_ends_the_wait_at_once() -> None:
+    old, new = (slot(A, source=f"https://models/p/?sig={one}") for one in "12")
+    state = step(DeviceState(), desired("one", vib=old)).state
+    expired = Failure(SourceExpired.code, "the server answers 403", retryable=True)
+    state = step(state, e.StepFailed("vib", rollout_of(state), expired)).state
+    renewed = step(state, desired("two", vib=new))
+    assert isinstance(renewed.actions[0], e.Abandon)
+    assert renewed.actions[1] == e.Fetch("vib", rollout_of(renewed.state), new)
+    assert serving(run_to_the_end(renewed.state)) == A
 
 
 def test_a_crash_loop_on_probation_brings_the_last_proven_pack_back() -> None:

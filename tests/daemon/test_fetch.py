@@ -440,6 +440,85 @@ def test_a_pack_that_cannot_fit_is_refused_before_its_files_are_fetched(tmp_path
     assert {name for name, _ in line.asked_blocks} == {blocks.MANIFEST_FILE}
 
 
+def test_what_is_on_its_way_for_one_slot_is_no_room_for_another(tmp_path: Path) -> None:
+    # Each fits, both do not.
+    store = PackStore(Files(), tmp_path, int(1.5 * len(BIG)))
+    first, second = Pack({"model.onnx": BIG}), Pack({"model.onnx": bytes([1]) + BIG[1:]})
+    line = Line(first, second)
+
+    async def story() -> None:
+        fetcher = fetcher_for(store, line, roots=[first.id, second.id])
+        halfway = asyncio.Event()
+
+        def progress(done: int, total: int) -> None:
+            if done:
+                line.up = False
+                halfway.set()
+
+        one = asyncio.ensure_future(fetcher.fetch(first.id, "mqtt:", progress))
+        await halfway.wait()
+        line.up = True
+        with pytest.raises(NoSpace, match="are on their way for others"):
+            await fetcher.fetch(second.id, "mqtt:")
+        one.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await one
+        await fetcher.fetch(second.id, "mqtt:")
+
+    run(story())
+    assert store.packs() == [second.id]
+
+
+def test_progress_after_a_restart_begins_with_what_is_here(store: PackStore) -> None:
+    pack = Pack({"model.onnx": BIG, "labels": b"a\n"})
+    with store.begin_part(digest_of(BIG), len(BIG), blocks.BLOCK_BYTES) as part:
+        for number in range(10):
+            at = number * blocks.BLOCK_BYTES
+            part.write_block(number, BIG[at : at + blocks.BLOCK_BYTES])
+        part.flush()
+    seen: list[tuple[int, int]] = []
+
+    async def story() -> None:
+        line = Line(pack)
+        await fetcher_for(store, line).fetch(pack.id, "mqtt:", lambda *now: seen.append(now))
+
+    run(story())
+    total = len(BIG) + 2
+    assert seen[0] == (10 * blocks.BLOCK_BYTES, total)
+    assert seen[-1] == (total, total)
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+
+
+def test_a_slot_that_joins_a_fetch_is_told_at_once_how_far_it_is(store: PackStore) -> None:
+    pack = Pack({"model.onnx": BIG})
+    line = Line(pack)
+    joined: list[tuple[int, int]] = []
+
+    async def story() -> None:
+        fetcher = fetcher_for(store, line)
+        begun = asyncio.Event()
+
+        def progress(done: int, total: int) -> None:
+            if done and not begun.is_set():
+                line.up = False
+                begun.set()
+
+        one = asyncio.ensure_future(fetcher.fetch(pack.id, "mqtt:", progress))
+        await begun.wait()
+        two = asyncio.ensure_future(
+            fetcher.fetch(pack.id, "mqtt:", lambda *now: joined.append(now))
+        )
+        await asyncio.sleep(0)
+        assert joined
+        assert joined[0][0] > 0
+        one.cancel()
+        two.cancel()
+        await asyncio.gather(one, two, return_exceptions=True)
+        await fetcher.close()
+
+    run(story())
+
+
 def test_messages_that_nobody_asked_for_are_dropped(store: PackStore) -> None:
     pack = Pack({"model.onnx": BIG})
     line = Line(pack)

@@ -125,6 +125,7 @@ def live(story: Story, packs: Packs) -> None:
         document = {**json.loads(desired(name, **slots)), "telemetry": {"interval_s": 1}}
         user.publish(f"{PREFIX}desired", json.dumps(document), retain=True)
 
+    user.publish(f"{PREFIX}metered", "false", retain=True)
     deploy("one", vib=slot)
     device.wait_for("vib", "active", packed.pack)
     user.publish("in/a", v2_request([1.0, 2.0, 3.0, 4.0], "x", "good"))

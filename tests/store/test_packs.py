@@ -505,3 +505,32 @@ def test_a_collection_that_fails_at_any_call_never_leaves_half_a_pack(
 def test_constants_are_those_of_the_limits_documented() -> None:
     assert packs.RESERVE_BYTES_MIN == 64 * 1024 * 1024
     assert packs.RESERVE_SHARE == 0.05
+
+
+def test_what_an_earlier_attempt_has_left_of_a_file_is_known_before_it_goes_on(
+    tmp_path: Path,
+) -> None:
+    store = store_at(tmp_path)
+    size, last = len(CONTENT), -(-len(CONTENT) // BLOCK_BYTES) - 1
+
+    def left() -> int:
+        return store_at(tmp_path).received_bytes(DIGEST, size, BLOCK_BYTES)
+
+    assert left() == 0
+    with store.begin_part(DIGEST, size, BLOCK_BYTES) as part:
+        part.write_block(0, block(0))
+        part.flush()
+        assert left() == BLOCK_BYTES
+        part.write_block(last, block(last))
+        part.flush()
+        assert left() == BLOCK_BYTES + len(block(last)) == part.received_bytes
+    assert store_at(tmp_path).received_bytes(DIGEST, size, BLOCK_BYTES * 2) == 0
+    needed = store.still_needed({DIGEST: size, digest_of(b"x"): 1})
+    assert needed <= size + 1
+
+
+def test_what_is_on_its_way_for_others_is_named_in_a_refusal(tmp_path: Path) -> None:
+    store = store_at(tmp_path, quota_bytes=1000)
+    store.reserve(400, promised_bytes=500)
+    with pytest.raises(NoSpace, match=r"700 B are on their way for others"):
+        store.reserve(400, promised_bytes=700)
