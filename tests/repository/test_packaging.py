@@ -24,7 +24,7 @@ else:
 PROJECT: dict[str, Any] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())
 PYTHONS = ("3.10", "3.11", "3.12", "3.13")
 # The daemon's own libraries; whatever else a device needs is an extra.
-CORE = {"msgspec", "psutil", "urllib3", "tomli"}
+CORE = {"msgspec", "psutil", "urllib3", "cryptography", "tomli"}
 
 
 def _constraints() -> Iterator[Requirement]:
