@@ -4,7 +4,15 @@ AgentError
 ├── DocumentError          a document (manifest, deployment, settings …) is not what it must be
 ├── PackError              a pack contradicts itself or its manifest
 │   ├── DigestMismatch     bytes are not those that were promised
-│   └── Unsigned           nobody vouches for the pack, and the settings ask for it
+│   ├── PackInconsistent   the manifest and the signature do not speak of the same files
+│   └── NotTrusted         nobody whom the settings name vouches for the pack
+│       ├── Unsigned           it has no signature
+│       ├── BundleMalformed    its signature file is not of the one form that is taken
+│       ├── SignatureInvalid   the signature is not one of these bytes by this key
+│       ├── KeyUnknown         signed, but by nobody whom the settings name
+│       ├── KeyNotYetValid     signed before the time of the key or certificate begins
+│       ├── KeyExpired         the time of the key or certificate is over
+│       └── CertificateRefused the signer's certificate is not one that may sign packs
 ├── StoreError
 │   ├── NoSpace            the disk or the quota is full
 │   └── StoreCorrupt       what was stored is missing or altered
@@ -78,8 +86,52 @@ class DigestMismatch(PackError):
     code = "digest_mismatch"
 
 
-class Unsigned(PackError):
+class PackInconsistent(PackError):
+    code = "pack_inconsistent"
+
+
+class NotTrusted(PackError):
+    """Nobody whom the settings name vouches for a pack.
+
+    Args:
+        reason: A stable word for the rule that was broken, where a code stands for several;
+            `docs/trust.md` lists them.
+    """
+
+    code = "not_trusted"
+
+    def __init__(self, message: str, *, hint: str = "", reason: str = "") -> None:
+        super().__init__(message, hint=hint)
+        self.reason = reason
+
+
+class Unsigned(NotTrusted):
     code = "unsigned"
+
+
+class BundleMalformed(NotTrusted):
+    code = "bundle_malformed"
+
+
+class SignatureInvalid(NotTrusted):
+    code = "signature_invalid"
+
+
+class KeyUnknown(NotTrusted):
+    code = "key_unknown"
+
+
+class KeyNotYetValid(NotTrusted):
+    code = "key_not_yet_valid"
+    retryable = True
+
+
+class KeyExpired(NotTrusted):
+    code = "key_expired"
+
+
+class CertificateRefused(NotTrusted):
+    code = "certificate_refused"
 
 
 class StoreError(AgentError):

@@ -46,7 +46,7 @@ def decode(data: bytes, kind: type[T], *, name: str, max_bytes: int) -> Decoded[
     """
     if len(data) > max_bytes:
         raise DocumentError(name, f"at most {max_bytes} bytes", f"{len(data)} bytes")
-    _bound_depth(data, name)
+    bound_depth(data, name)
     try:
         raw = msgspec.json.decode(data)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
@@ -96,7 +96,12 @@ def _named(key: object) -> str:
     return text if len(text) <= MAX_SHOWN and text.isprintable() else show(key)
 
 
-def _bound_depth(data: bytes, name: str) -> None:
+def bound_depth(data: bytes, name: str) -> None:
+    """Refuse JSON whose nesting could exhaust a parser.
+
+    Raises:
+        DocumentError: It has more than `MAX_DEPTH` levels.
+    """
     depth = deepest = 0
     for byte in re.findall(rb"[\[\]{}]", _STRING.sub(b"", data)):
         depth += 1 if byte in b"[{" else -1
