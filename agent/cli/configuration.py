@@ -12,11 +12,12 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from agent.documents.settings import Settings, bus_of, settings_from
+from agent.documents.settings import Settings, Trust, bus_of, settings_from
 from agent.errors import DocumentError, UsageError
 from agent.links import registry
 from agent.links.api import Problem
 from agent.links.mqtt_problems import connection_problems
+from agent.store.trust_files import read_authority, read_key
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -40,7 +41,21 @@ def load_settings(path: Path | None, environment: Mapping[str, str] = os.environ
     """
     raw, name = _read(path)
     settings = settings_from(raw, environment, name=name, kinds=registry.settings_of)
+    settings = replace(settings, trust=_absolute(settings.trust, (path or DEFAULT_PATH).parent))
     return settings if settings.device_id else replace(settings, device_id=_host_name())
+
+
+def _absolute(trust: Trust, folder: Path) -> Trust:
+    """The files of `[trust]` as they are found from the configuration file's folder."""
+
+    def found(name: str) -> str:
+        return str((folder / name).absolute()) if name else ""
+
+    keys = (
+        found(key) if isinstance(key, str) else replace(key, file=found(key.file))
+        for key in trust.keys
+    )
+    return replace(trust, keys=tuple(keys), ca=found(trust.ca))
 
 
 def _read(path: Path | None) -> tuple[dict[str, Any], str]:
@@ -82,13 +97,34 @@ def problems(settings: Settings) -> Iterator[Problem]:
         if bus is not settings.link:
             yield from connection_problems("bus", bus)
     yield from _folders(settings)
+    yield from _trust(settings.trust)
     if settings.trust.unsigned == "refuse":
         yield Problem(
             "trust.unsigned",
-            "this version knows no signatures, so it will refuse every pack",
+            "the agent does not look at signatures yet, so it will refuse every pack",
             '"allow"',
             fatal=False,
         )
+
+
+def _trust(trust: Trust) -> Iterator[Problem]:
+    seen: dict[str, int] = {}
+    for number, entry in enumerate(trust.keys):
+        where = f"trust.keys[{number}]"
+        try:
+            key = read_key(entry)
+        except UsageError as error:
+            yield Problem(where, error.message, error.hint or "the file of a public key")
+            continue
+        if key.id in seen:
+            wrong = f"is the same key as trust.keys[{seen[key.id]}]"
+            yield Problem(where, wrong, "each key once")
+        seen.setdefault(key.id, number)
+    if trust.ca or trust.subject:
+        try:
+            read_authority(trust)
+        except UsageError as error:
+            yield Problem("trust.ca", error.message, error.hint or "certificates of an authority")
 
 
 def _folders(settings: Settings) -> Iterator[Problem]:

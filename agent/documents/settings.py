@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -26,6 +27,11 @@ MqttUrl = Annotated[
         pattern=r"^(mqtt|mqtts|ws|wss)://[^/\s]+(/\S*)?$",
         extra={"words": "`mqtt://`, `mqtts://`, `ws://` or `wss://`, host, port"},
     ),
+]
+
+KeyId = Annotated[
+    str,
+    msgspec.Meta(pattern=r"^([0-9a-f]{64})?$", extra={"words": "64 hex digits"}),
 ]
 
 
@@ -72,14 +78,38 @@ class Connection(LinkSettings, frozen=True, omit_defaults=True, forbid_unknown_f
     proxy: str = ""
 
 
+class KeyFile(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A public key whose signatures count, with what is known of it.
+
+    Attributes:
+        file: Its file; PEM.
+        id: Its id, so that an exchanged file is noticed: 64 hex digits, as `edgeward keygen` says.
+        not_before: The first day, in UTC, on which new packs signed by it are taken.
+        not_after: The last such day. What serves goes on serving.
+    """
+
+    file: str
+    id: KeyId = ""
+    not_before: dt.date | None = None
+    not_after: dt.date | None = None
+
+
 class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Whose packs are served.
 
     Attributes:
+        keys: Public keys whose signatures count: files (in the environment with `:` between them),
+            or tables of `file`, `id`, `not_before` and `not_after`. Relative paths begin at the
+            folder of the configuration file.
+        ca: Certificates of the authority whose signers' signatures count as well; PEM.
+        subject: The one signer: the subject of its certificate as `CN=Model release,O=Example`.
         unsigned: What becomes of a pack that nobody has signed. `allow`: its digests are checked
-            and no more. This version knows no signatures, so `refuse` refuses every pack.
+            and no more. The agent does not look at signatures yet: `refuse` refuses every pack.
     """
 
+    keys: tuple[str | KeyFile, ...] = ()
+    ca: str = ""
+    subject: str = ""
     unsigned: Literal["allow", "refuse"] = "allow"
 
 

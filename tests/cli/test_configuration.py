@@ -5,12 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from agent.cli import configuration, exits
 from agent.cli.configuration import load_settings, problems
 from agent.cli.main import run
 from agent.documents.settings import bus_of
 from agent.errors import DocumentError, UsageError
+from tests.trust.signers import KEY, SUBJECT, Issuer, pem_of
 
 
 def check(path: Path, text: str) -> int:
@@ -110,6 +112,52 @@ def test_a_state_folder_below_a_file_is_named(file: Path) -> None:
     file.write_text(f'state_dir = "{file}/state"\n')
     wrong = [problem.wrong for problem in problems(load_settings(file, {}))]
     assert wrong == [f"{file} is not a folder"]
+
+
+def test_files_of_keys_are_sought_beside_the_configuration(file: Path) -> None:
+    (file.parent / "release.pub").write_bytes(pem_of(KEY))
+    (file.parent / "ca.pem").write_bytes(Issuer().pem)
+    file.write_text(
+        f'[trust]\nkeys = ["release.pub"]\nca = "ca.pem"\nsubject = "{SUBJECT}"\n'
+        f'[link]\nurl = "mqtt://h"\n'
+    )
+    settings = load_settings(file, {})
+    assert settings.trust.keys == (str(file.parent / "release.pub"),)
+    assert not [found for found in problems(settings) if found.where.startswith("trust")]
+    both = load_settings(file, {"EDGEWARD_TRUST_KEYS": "release.pub:/etc/other.pub"}).trust
+    assert both.keys == (str(file.parent / "release.pub"), "/etc/other.pub")
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "said"),
+    [
+        ('keys = ["none.pub"]', "trust.keys[0]", "none.pub: No such file"),
+        ('keys = ["release.pub", "release"]', "trust.keys[1]", "this is a private key"),
+        ('keys = ["ed25519.pub"]', "trust.keys[0]", "Ed25519PublicKey cannot sign packs"),
+        ('keys = ["release.pub", "./release.pub"]', "trust.keys[1]", "same key as trust.keys[0]"),
+        (
+            f'keys = [{{ file = "release.pub", id = "{"0" * 64}" }}]',
+            "trust.keys[0]",
+            "settings say",
+        ),
+        ('ca = "ca.pem"', "trust.ca", "no subject is given"),
+        ('subject = "CN=x"', "trust.ca", "subject stands without ca"),
+        ('ca = "release.pub"\nsubject = "CN=x"', "trust.ca", "holds no certificate"),
+    ],
+)
+def test_a_file_of_trust_that_cannot_be_used_is_named(
+    file: Path, text: str, where: str, said: str
+) -> None:
+    edwards = Ed25519PrivateKey.generate()
+    (file.parent / "release.pub").write_bytes(pem_of(KEY))
+    (file.parent / "release").write_bytes(b"-----BEGIN PRIVATE KEY-----\n")
+    (file.parent / "ed25519.pub").write_bytes(pem_of(edwards))
+    (file.parent / "ca.pem").write_bytes(Issuer().pem)
+    file.write_text(f'[trust]\n{text}\n[link]\nurl = "mqtt://h"\n')
+    found = [one for one in problems(load_settings(file, {})) if one.where.startswith("trust")]
+    assert [one.where for one in found] == [where]
+    assert said in found[0].wrong
+    assert found[0].right
 
 
 def test_the_environment_is_laid_over_the_file(file: Path) -> None:
