@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from agent.author.sign import Signer
 from agent.documents.manifest import (
     Manifest,
     Needs,
@@ -14,6 +15,7 @@ from agent.documents.manifest import (
     Variant,
     Window,
 )
+from agent.documents.text import printable
 from agent.errors import PackError
 from agent.wire.chunks import decode_list
 
@@ -36,6 +38,22 @@ def tensor_line(tensor: Tensor) -> str:
 
 def _bound(value: float | None) -> str:
     return "any" if value is None else f"{value:g}"
+
+
+def signed_by(key_id: str, subject: str) -> str:
+    """Return who signed, in words."""
+    if subject and key_id:
+        return f"signed by {subject} with key {key_id}"
+    return f"signed by {subject}" if subject else f"signed by key {key_id}"
+
+
+def signer_line(signer: Signer | None) -> str:
+    """Return by whom a pack claims to be signed."""
+    if signer is None:
+        return "not signed"
+    return printable(
+        f"{signed_by(signer.key_id, signer.subject)}, which was not verified here", 400
+    )
 
 
 def codec_hint(manifest: Manifest) -> str:

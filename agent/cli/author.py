@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from agent.cli import exits
+from agent.cli import exits, options
 from agent.cli.commands import HELP_SETTINGS
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from agent.author.deltas import Saving
     from agent.author.folder import OpenedPack
     from agent.author.pack import Packed
+    from agent.author.sign import Signer
     from agent.author.trials import Tried
     from agent.documents.manifest import Manifest
 
@@ -47,7 +48,8 @@ def _table(*columns: str) -> Table:
     context_settings=HELP_SETTINGS,
     epilog="\b\nExamples:\n"
     "  edgeward pack model.onnx --out build/vibration --version 1.4.0\n"
-    "  edgeward pack model.tflite --out build/kws --spec model.toml --samples golden.json\n\n"
+    "  edgeward pack model.tflite --out build/kws --spec model.toml --samples golden.json\n"
+    "  edgeward pack model.onnx --out build/vibration --key release\n\n"
     + exits.epilog(exits.DONE, exits.FAILED, exits.USAGE, exits.BAD_PACK),
 )
 @click.argument("model", type=_PATH)
@@ -70,6 +72,8 @@ def _table(*columns: str) -> Table:
     metavar="DIR",
     help="An older pack: devices that have it fetch a delta. Can be repeated.",
 )
+@click.option("--key", type=_PATH, help="Sign it at once with this private key.")
+@options.key_password_file
 @click.option(
     "--unchecked",
     is_flag=True,
@@ -86,6 +90,8 @@ def pack(
     deadline: float,
     force: bool,
     delta_from: tuple[Path, ...],
+    key: Path | None,
+    password_file: Path | None,
     unchecked: bool,
     as_json: bool,
 ) -> int:
@@ -95,8 +101,11 @@ def pack(
     become the self-test that every device must pass. The same input gives the same pack.
     """
     from agent.author.pack import pack as make
+    from agent.author.sign import read_key, read_password, sign_pack
     from agent.author.spec import read_spec
 
+    password = read_password(password_file) if password_file else None
+    signer = read_key(key, password) if key else None
     packed = make(
         model,
         out,
@@ -109,6 +118,7 @@ def pack(
         deadline_s=deadline,
         delta_from=delta_from,
     )
+    signed = sign_pack(packed.directory, signer) if signer else None
     if as_json:
         _json(
             {
@@ -120,14 +130,15 @@ def pack(
                 "selftest": len(packed.manifest.selftest),
                 "notes": packed.notes,
                 "savings": packed.savings,
+                "key_id": signed.key_id if signed else "",
             }
         )
         return exits.DONE
-    _show_packed(packed)
+    _show_packed(packed, signed.key_id if signed else "")
     return exits.DONE
 
 
-def _show_packed(packed: Packed) -> None:
+def _show_packed(packed: Packed, key_id: str) -> None:
     console = _console()
     manifest = packed.manifest
     console.print(f"[bold]{manifest.name} {manifest.version}[/] in {packed.directory}")
@@ -141,6 +152,8 @@ def _show_packed(packed: Packed) -> None:
         _savings(console, packed.savings)
     for note in packed.notes:
         console.print(f"note: {note}", markup=False)
+    if key_id:
+        console.print(f"signed by key {key_id}")
     console.print(packed.pack, style="bold")
 
 
@@ -191,33 +204,41 @@ def _signature(console: Console, manifest: Manifest) -> None:
 def inspect(directory: Path, as_json: bool) -> int:
     """Show what is in the pack in DIRECTORY, and verify its files while at it."""
     from agent.author.folder import open_pack, verify
+    from agent.author.sign import claimed_signer
+    from agent.errors import PackError
 
     opened = open_pack(directory)
     wrong = verify(opened)
+    signer = None
+    try:
+        signer = claimed_signer(directory)
+    except PackError as error:
+        wrong.append(error.message)
     if as_json:
         _json(
             {
                 "pack": opened.pack,
                 "signed": opened.signed,
+                "signer": signer,
                 "whole": not wrong,
                 "wrong": wrong,
                 "manifest": opened.manifest,
             }
         )
     else:
-        _show_pack(opened)
+        _show_pack(opened, signer)
     for sentence in wrong:
         print(f"edgeward: {directory}: {sentence}", file=sys.stderr)
     return exits.BAD_PACK if wrong else exits.DONE
 
 
-def _show_pack(opened: OpenedPack) -> None:
+def _show_pack(opened: OpenedPack, signer: Signer | None) -> None:
     from agent.author import inspect as words
 
     console, manifest = _console(), opened.manifest
     console.print(f"[bold]{manifest.name} {manifest.version}[/]  {manifest.task}")
     console.print(opened.pack)
-    console.print("signed" if opened.signed else "not signed", style="dim")
+    console.print(words.signer_line(signer), style="dim", markup=False)
     _signature(console, manifest)
     console.print(words.pipeline_line(manifest), markup=False)
     for pair in manifest.state:

@@ -17,7 +17,6 @@ from agent.errors import DocumentError, UsageError
 from agent.links import registry
 from agent.links.api import Problem
 from agent.links.mqtt_problems import connection_problems
-from agent.store.trust_files import read_authority, read_key
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -108,6 +107,9 @@ def problems(settings: Settings) -> Iterator[Problem]:
 
 
 def _trust(trust: Trust) -> Iterator[Problem]:
+    # Not carried by an agent that runs: it verifies in a process of its own.
+    from agent.store.trust_files import read_authority, read_key
+
     seen: dict[str, int] = {}
     for number, entry in enumerate(trust.keys):
         where = f"trust.keys[{number}]"

@@ -22,6 +22,12 @@ config = click.option(
     help="The agent's configuration file (default: /etc/edgeward/agent.toml).",
 )
 
+key_password_file = click.option(
+    "--password-file",
+    type=click.Path(path_type=Path),
+    help="A file that holds only the private key's password.",
+)
+
 
 def broker(*, required: bool) -> Callable[[F], F]:
     """The options that say how to reach a device through a broker."""
