@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, Entry] = {
     "bench": Entry("agent.cli.bench", "bench", "Measure the ways to run a pack on this machine."),
     "deploy": Entry("agent.cli.deploy", "deploy", "Give a pack to a device and wait for it."),
     "status": Entry("agent.cli.operate", "status", "Show what a device serves."),
+    "load": Entry("agent.cli.load", "load", "Put a pack from a medium into the device's store."),
     "rollback": Entry("agent.cli.operate", "rollback", "Let a slot serve its previous pack again."),
     "logs": Entry("agent.cli.operate", "logs", "Show the agent's log on this device."),
     "detect": Entry("agent.cli.detect", "detect", "Say what this device is, and what works on it."),

@@ -46,7 +46,7 @@ def status(config: Path | None, as_json: bool, **values: Any) -> int:
         found = _ask_device(values, "status")
     else:
         found = ask(find_socket(load_settings(config)), {"command": "status"})
-    _raise_error(found)
+    raise_error(found)
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -70,7 +70,7 @@ def rollback(slot: str, config: Path | None, as_json: bool, **values: Any) -> in
         answer = _ask_device(values, "rollback", slot=slot)
     else:
         answer = ask(find_socket(load_settings(config)), {"command": "rollback", "slot": slot})
-    _raise_error(answer)
+    raise_error(answer)
     click.echo(
         json.dumps(answer)
         if as_json
@@ -115,7 +115,7 @@ def _ask_device(values: dict[str, Any], command: str, **request: str) -> dict[st
         return remote.command(broker, prefix, command, request)
 
 
-def _raise_error(answer: dict[str, Any]) -> None:
+def raise_error(answer: dict[str, Any]) -> None:
     """Raise the error that an agent has answered with, as if it had happened here."""
     told = answer.get("error")
     if not isinstance(told, dict):

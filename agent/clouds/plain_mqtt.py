@@ -24,7 +24,8 @@ class PlainMqtt(msgspec.Struct, frozen=True):
     prefix: str
 
     def subscriptions(self) -> tuple[tuple[str, int], ...]:
-        kinds = ("desired", "command/+", "metered")
+        # What is retained comes in this order: first how packs may come, then which.
+        kinds = ("metered", "desired", "command/+")
         return tuple((f"{self.prefix}{kind}", 1) for kind in kinds)
 
     def receive(

@@ -32,6 +32,7 @@ from agent.daemon.compiling import Compiling
 from agent.daemon.disk import Disk
 from agent.daemon.fetch import Fetcher
 from agent.daemon.lane import Lane
+from agent.daemon.loading import Loading
 from agent.daemon.local_api import LocalApi
 from agent.daemon.logs import start_logging
 from agent.daemon.outbox import Outbox
@@ -244,12 +245,16 @@ class Daemon:
         return self._chooser
 
     def _make_commands(self) -> None:
+        self.loading = Loading(self.fetcher, self.settings)
+
         async def status(request: dict[str, Any]) -> dict[str, Any]:
             return self.reporter.status()
 
         self.local = LocalApi(
             socket_path(self.settings),
             {"status": status, "rollback": partial(roll_back, self.reconciler)},
+            # Whoever manages the device from afar has no say in which folders it reads.
+            here={"load": self.loading.load},
         )
         self.commands = Commands(self.local.answer, self.link.answer, self._spawn)
 
@@ -401,7 +406,8 @@ class Daemon:
         log.info("stopping")
         self.returning.close()
         await _within(self.climate.close(), ENDING_S)
-        await _within(_together(self.reconciler.close(), self.fetcher.close()), ENDING_S)
+        closing = (self.reconciler.close(), self.loading.close(), self.fetcher.close())
+        await _within(_together(*closing), ENDING_S)
         servers = list(self.acts.servers.values())
         await _within(_together(*(server.stop(for_good=False) for server in servers)), DRAIN_S)
         self.reporter.close()

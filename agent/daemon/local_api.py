@@ -33,9 +33,17 @@ class LocalApi:
     may ask, whatever the socket's mode became.
     """
 
-    def __init__(self, path: Path, commands: Mapping[str, Handler]) -> None:
+    def __init__(
+        self, path: Path, commands: Mapping[str, Handler], here: Mapping[str, Handler] | None = None
+    ) -> None:
+        """
+        Args:
+            commands: By name; also for who asks over the link.
+            here: By name; only for who asks on this socket.
+        """
         self._path = path
         self._commands = commands
+        self._here = {**commands, **(here or {})}
         self._server: asyncio.AbstractServer | None = None
         self._open = 0
 
@@ -77,7 +85,8 @@ class LocalApi:
             self._open += 1
             try:
                 line = await asyncio.wait_for(reader.readline(), REQUEST_DEADLINE_S)
-                writer.write(msgspec.json.encode(await self.answer(line)) + b"\n")
+                answer = await _answer(line, self._here)
+                writer.write(msgspec.json.encode(answer) + b"\n")
                 await asyncio.wait_for(writer.drain(), REQUEST_DEADLINE_S)
             finally:
                 self._open -= 1
@@ -87,20 +96,22 @@ class LocalApi:
             writer.close()
 
     async def answer(self, line: bytes) -> Mapping[str, Any]:
-        """Answer one request; an error is an answer too."""
-        try:
-            request = msgspec.json.decode(line, type=dict[str, Any])
-            name = request.get("command")
-            handler = self._commands.get(name) if isinstance(name, str) else None
-            if handler is None:
-                raise UsageError(
-                    f"no command {name!r}", hint=f"known: {', '.join(sorted(self._commands))}"
-                )
-            return await handler(request)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-            return {"error": {"code": "usage", "message": f"not a JSON object: {error}"}}
-        except AgentError as error:
-            return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
+        """Answer one request that came over the link; an error is an answer too."""
+        return await _answer(line, self._commands)
+
+
+async def _answer(line: bytes, commands: Mapping[str, Handler]) -> Mapping[str, Any]:
+    try:
+        request = msgspec.json.decode(line, type=dict[str, Any])
+        name = request.get("command")
+        handler = commands.get(name) if isinstance(name, str) else None
+        if handler is None:
+            raise UsageError(f"no command {name!r}", hint=f"known: {', '.join(sorted(commands))}")
+        return await handler(request)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        return {"error": {"code": "usage", "message": f"not a JSON object: {error}"}}
+    except AgentError as error:
+        return {"error": {"code": error.code, "message": error.message, "hint": error.hint}}
 
 
 def _may_ask(writer: asyncio.StreamWriter) -> bool:

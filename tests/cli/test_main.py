@@ -29,7 +29,7 @@ def test_the_help_lists_every_command_and_every_exit_code(
         assert f"{code}  {meaning}" in text
 
 
-@pytest.mark.parametrize("name", ["deploy", "status", "rollback", "logs"])
+@pytest.mark.parametrize("name", ["deploy", "status", "rollback", "load", "logs"])
 def test_each_command_shows_an_example_and_its_exit_codes(
     name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -50,3 +50,20 @@ def test_where_no_socket_can_be_made_the_agent_goes_on(
 
     asyncio.run(story())
     assert "nobody can ask at" in caplog.text
+
+
+def test_what_only_a_person_on_the_device_may_ask_is_not_answered_over_the_link(
+    tmp_path: Path,
+) -> None:
+    path = tmp_path / "agent.sock"
+
+    async def story() -> None:
+        api = LocalApi(path, {}, here={"status": status})
+        await api.start()
+        here = await asyncio.to_thread(ask, path, {"command": "status"})
+        afar = await api.answer(b'{"command": "status"}')
+        await api.stop()
+        assert here == {"device": "press-7"}
+        assert afar["error"]["code"] == "usage"
+
+    asyncio.run(story())
