@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from agent.control.objections import PlanLimits
+from agent.control.objections import PlanLimits, files_for
 from agent.control.plan import Plan, plan
 from agent.control.profiles import recognise, typical_of
 from agent.device.profiles import load
@@ -24,8 +24,8 @@ from agent.documents.device import (
     Storage,
     System,
 )
-from agent.documents.manifest import Manifest, Needs
-from tests.control.packs import pack, real_pack, variant
+from agent.documents.manifest import Delta, Manifest, Needs
+from tests.control.packs import DIGEST, pack, real_pack, variant
 
 KNOWN = load(None)
 ORT = RuntimeFacts(
@@ -630,3 +630,13 @@ def test_the_first_fall_back_of_an_accelerator_is_something_that_the_cpu_runs(
     }
     if found.candidates and found.candidates[0].runtime == "edgetpu" and on_cpu:
         assert on_cpu & set(found.fetch)
+
+
+def test_a_delta_is_no_file_that_a_variant_needs_nor_one_of_its_weights() -> None:
+    whole = pack(variant("a"), files={"weights.bin": 2_000_000, "delta/1-2.xp": 900_000})
+    delta = Delta(DIGEST, "xor-planes-1", 4, "zlib", 1 << 20, "delta/1-2.xp")
+    model = replace(whole.files["a.onnx"], deltas=(delta,))
+    made = replace(whole, files={**whole.files, "a.onnx": model})
+    assert files_for(made, ["a"]) == ("a.onnx", "case-0.json", "weights.bin")
+    before, after = (planned(one, device(ORT)).variants[0].verdicts[0] for one in (whole, made))
+    assert after.peak_bytes < before.peak_bytes
