@@ -14,8 +14,12 @@ from cryptography.x509.oid import NameOID
 _DAY = dt.timedelta(days=1)
 
 
-def make_certificates(folder: Path) -> Path:
-    """Write `ca.pem`, `server.pem` and `.key` (for localhost), `client.pem` and `.key` (device)."""
+def make_certificates(folder: Path, days: tuple[float, float] = (-1, 1)) -> Path:
+    """Write `ca.pem`, `server.pem` and `.key` (for localhost), `client.pem` and `.key` (device).
+
+    Args:
+        days: From today, when those of the server and the device begin and end.
+    """
     authority_key = ec.generate_private_key(ec.SECP256R1())
     authority = _name("Test CA")
     ca = (
@@ -32,7 +36,7 @@ def make_certificates(folder: Path) -> Path:
         key = ec.generate_private_key(ec.SECP256R1())
         names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
         certificate = (
-            _builder(_name(name), authority, key)
+            _builder(_name(name), authority, key, days)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
             .add_extension(
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
@@ -57,7 +61,10 @@ def _name(common: str) -> x509.Name:
 
 
 def _builder(
-    subject: x509.Name, issuer: x509.Name, key: ec.EllipticCurvePrivateKey
+    subject: x509.Name,
+    issuer: x509.Name,
+    key: ec.EllipticCurvePrivateKey,
+    days: tuple[float, float] = (-1, 1),
 ) -> x509.CertificateBuilder:
     now = dt.datetime.now(dt.timezone.utc)
     return (
@@ -66,8 +73,8 @@ def _builder(
         .issuer_name(issuer)
         .public_key(key.public_key())
         .serial_number(x509.random_serial_number())
-        .not_valid_before(now - _DAY)
-        .not_valid_after(now + _DAY)
+        .not_valid_before(now + days[0] * _DAY)
+        .not_valid_after(now + days[1] * _DAY)
     )
 
 

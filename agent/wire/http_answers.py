@@ -24,8 +24,9 @@ REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 _LATER = frozenset({408, 425, 429})
 _CHANGED = frozenset({304, 412})
-_CONTENT_RANGE = re.compile(r"bytes (\d{1,18})-(\d{1,18})/(\d{1,18})")
-_TOTAL = re.compile(r"bytes \*/(\d{1,18})")
+_CONTENT_RANGE = re.compile(r"bytes ([0-9]{1,18})-([0-9]{1,18})/([0-9]{1,18})")
+_DECIMAL = re.compile(r"[0-9]{1,18}")
+_TOTAL = re.compile(r"bytes \*/([0-9]{1,18})")
 _STRONG_ETAG = re.compile(r'"[\x21\x23-\x7e\x80-\xff]*"')
 _EXPIRED_WORDS = (b"ExpiredToken", b"RequestExpired", b"TokenExpired")
 _HTTP_DATE = "%a, %d %b %Y %H:%M:%S GMT"
@@ -133,16 +134,10 @@ def judge(
     """
     given = _lower(headers)
     if status in (200, 206):
-        verdict = _part(asked, given, url) if status == 206 else _all(asked, given, url)
-        encoding = given.get("content-encoding", "identity").strip().lower() or "identity"
-        if isinstance(verdict, Take) and encoding != "identity":
-            return Refused(
-                FetchError(
-                    f"{shown(url)} comes encoded as {encoding[:20]!r}, which was not asked for",
-                    hint="store and serve the pack's files uncompressed",
-                )
-            )
-        return verdict
+        encoding = given.get("content-encoding", "").strip().lower()
+        if encoding not in ("", "identity"):
+            return _encoded(encoding, url)
+        return _part(asked, given) if status == 206 else _all(asked, given, url)
     if status in REDIRECTS:
         return Moved(given.get("location", ""))
     if status in _CHANGED:
@@ -219,7 +214,21 @@ def _lower(headers: Mapping[str, str]) -> dict[str, str]:
     return {name.lower(): value for name, value in headers.items()}
 
 
-def _part(asked: Asked, given: Mapping[str, str], url: str) -> Verdict:
+def _length(given: Mapping[str, str]) -> int | None:
+    text = given.get("content-length", "").strip()
+    return int(text) if _DECIMAL.fullmatch(text) else None
+
+
+def _encoded(encoding: str, url: str) -> Refused:
+    return Refused(
+        FetchError(
+            f"{shown(url)} comes encoded as {encoding[:20]!r}, which was not asked for",
+            hint="store and serve the pack's files uncompressed",
+        )
+    )
+
+
+def _part(asked: Asked, given: Mapping[str, str]) -> Verdict:
     found = _CONTENT_RANGE.fullmatch(given.get("content-range", "").strip())
     if found is None or given.get("content-type", "").lower().startswith("multipart/"):
         return StartOver()
@@ -228,18 +237,18 @@ def _part(asked: Asked, given: Mapping[str, str], url: str) -> Verdict:
     beyond = asked.end if asked.end is not None else total
     if first != asked.start or total != asked.size or not first < end <= min(beyond, total):
         return StartOver()
-    length = given.get("content-length", "")
-    if length.isdecimal() and int(length) != end - first:
-        return Again(f"{shown(url)} says {int(length)} bytes and {end - first}")
+    length = _length(given)
+    if length not in (None, end - first):
+        return Again(f"an answer of {end - first} bytes says that it has {length}")
     return Take(first, end)
 
 
 def _all(asked: Asked, given: Mapping[str, str], url: str) -> Verdict:
-    length = given.get("content-length", "")
-    if asked.size is not None and length.isdecimal() and int(length) != asked.size:
+    length = _length(given)
+    if length is not None and asked.size not in (None, length):
         return Refused(
             FetchError(
-                f"{shown(url)} has {int(length)} bytes; the manifest promises {asked.size}",
+                f"{shown(url)} has {length} bytes; the manifest promises {asked.size}",
                 hint="is this the pack, or a page that stands in its place?",
             )
         )

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import ssl
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from typing import Any
 
 
@@ -18,6 +20,8 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
     # Say no length, and end by closing.
     lengthless: bool = False
+    # Sent after the body, one after the other: it may wait, stop or never end.
+    more: Iterable[bytes] = ()
 
 
 @dataclass
@@ -32,7 +36,7 @@ Play = Callable[[Asked], Answer]
 class HttpSource:
     """A server on the loopback. Use it as a context manager."""
 
-    def __init__(self, play: Play) -> None:
+    def __init__(self, play: Play, tls: ssl.SSLContext | None = None) -> None:
         self.asked: list[Asked] = []
         self.sent_bytes = 0
         source = self
@@ -55,8 +59,9 @@ class HttpSource:
                     self.send_header("Content-Length", str(len(answer.body)))
                 self.end_headers()
                 try:
-                    self.wfile.write(answer.body)
-                    source.sent_bytes += len(answer.body)
+                    for piece in chain((answer.body,), answer.more):
+                        self.wfile.write(piece)
+                        source.sent_bytes += len(piece)
                 except ConnectionError:
                     pass
                 self.close_connection = True
@@ -65,7 +70,15 @@ class HttpSource:
                 """Be quiet."""
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_port}"
+        # A body that never ends must not hold up the end of a test.
+        self._server.daemon_threads = True
+        self._server.block_on_close = False
+        if tls is not None:
+            self._server.socket = tls.wrap_socket(
+                self._server.socket, server_side=True, do_handshake_on_connect=False
+            )
+        scheme = "http" if tls is None else "https"
+        self.url = f"{scheme}://127.0.0.1:{self._server.server_port}"
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
 
     def __enter__(self) -> HttpSource:

@@ -122,6 +122,11 @@ def test_a_whole_file_in_answer_to_a_range_begins_again() -> None:
     assert said(200, Asked()) == Take(0, None)
 
 
+@pytest.mark.parametrize("length", ["9" * 5000, "-1", "1e3", "٣", "1000, 1000", "x"])
+def test_a_length_that_is_no_number_says_nothing(length: str) -> None:
+    assert said(200, Content_Length=length) == Take(0, SIZE)
+
+
 def test_a_file_of_another_size_is_named() -> None:
     error = refusal(200, Content_Length="19")
     assert "has 19 bytes; the manifest promises 1000" in error.message
