@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 from agent.documents.settings import KeyFile, Trust
-from agent.errors import UsageError
+from agent.errors import StoreError, UsageError
+from agent.store.files import Files
 from agent.trust.certificates import Authority, authority
 from agent.trust.keys import MAX_PEM_BYTES, TrustedKey, trusted_key
 from agent.trust.verify import TrustedKeys
@@ -28,6 +30,21 @@ def read_trust(trust: Trust) -> TrustedKeys:
         raise UsageError(f"{twice}: this key is named twice", hint="leave one of the two out")
     pinned = read_authority(trust) if trust.ca or trust.subject else None
     return TrustedKeys(keys, pinned)
+
+
+def fingerprint(trust: Trust) -> str:
+    """What stands in all those files, as one digest: another one, and every judgement is anew.
+
+    Imports no `cryptography`; a file that cannot be read counts as empty.
+    """
+    digest = hashlib.sha256(repr(trust).encode())
+    for name in (*map(path_of, trust.keys), *((trust.ca,) if trust.ca else ())):
+        try:
+            data = read_small(Path(name), _MAX_AUTHORITY_BYTES)
+        except UsageError:
+            data = b""
+        digest.update(hashlib.sha256(data).digest())
+    return digest.hexdigest()
 
 
 def read_key(entry: str | KeyFile) -> TrustedKey:
@@ -77,10 +94,11 @@ def read_small(path: Path, max_bytes: int) -> bytes:
         UsageError: It cannot be read, or is larger.
     """
     try:
-        with path.open("rb") as file:
-            data = file.read(max_bytes + 1)
-    except OSError as error:
-        raise UsageError(f"{path}: {error.strerror}") from None
+        data = Files().read_range(path, 0, max_bytes + 1)
+    except StoreError as error:
+        raise UsageError(error.message) from None
+    if data is None:
+        raise UsageError(f"{path}: No such file or directory")
     if len(data) > max_bytes:
         raise UsageError(f"{path}: has more than {max_bytes >> 10} KiB")
     return data
