@@ -68,6 +68,7 @@ def _print_slot(console: Console, name: str, slot: Mapping[str, Any]) -> None:
     lines = (
         (less, "yellow"),
         (slot.get("policy"), "yellow"),
+        (_trust(slot.get("trust")), "dim"),
         (_isolation(slot.get("isolation")), "dim"),
         (_isolation(slot.get("owner"), "its device's owner: "), "dim"),
         (", ".join(counted), "dim"),
@@ -85,6 +86,16 @@ def _less_than_wanted(placement: Mapping[str, Any]) -> str:
         return why
     of_it = f" for {share} of the operators" if share else ""
     return f"wanted {wanted}, got {got}{of_it}" + (f": {why}" if why else "")
+
+
+def _trust(trust: Mapping[str, Any] | None) -> str:
+    """Say who vouches for the pack."""
+    if not trust:
+        return ""
+    if trust.get("state") != "signed":
+        return "unsigned: checked against its digests only"
+    by = f"{trust['subject']}, " if trust.get("subject") else ""
+    return f"signed by {by}key {str(trust.get('key', ''))[:16]}…"
 
 
 def _isolation(isolation: Mapping[str, Any] | None, whose: str = "") -> str:

@@ -9,7 +9,7 @@ import msgspec
 
 from agent.documents.choice import Choice
 from agent.documents.deployment import Deployment, Slot
-from agent.documents.report import Failure
+from agent.documents.report import Failure, SlotTrust
 
 
 class DesiredArrived(msgspec.Struct, frozen=True):
@@ -35,6 +35,7 @@ class Fetched(msgspec.Struct, frozen=True):
 class Verified(msgspec.Struct, frozen=True):
     slot: str
     rollout: int
+    trust: SlotTrust = SlotTrust("unsigned")
 
 
 class Qualified(msgspec.Struct, frozen=True):

@@ -46,7 +46,7 @@ from agent.control.state import (
 )
 from agent.documents.choice import Choice
 from agent.documents.deployment import Slot
-from agent.documents.report import Failure
+from agent.documents.report import Failure, SlotTrust
 from agent.errors import ImpossibleEvent, StoreCorrupt
 
 TRANSITIONS: Mapping[tuple[Phase, type], Phase | None] = {
@@ -127,6 +127,8 @@ def _advance(state: DeviceState, event: e.RolloutEvent) -> Step:
         raise ImpossibleEvent(f"{type(event).__name__} arrived in {rollout.phase.value}")
     if isinstance(event, e.StepFailed):
         return _step_failed(state, event, entry, rollout)
+    if isinstance(event, e.Verified):
+        state = _trust(state, rollout.target, event.trust)
     if isinstance(event, e.Qualified):
         state = _remember(state, rollout.target, event.choice)
     if isinstance(event, (e.Switched, e.Restored)):
@@ -144,6 +146,12 @@ def _remember(state: DeviceState, target: Slot, choice: Choice) -> DeviceState:
         known: old for known, old in state.qualified.items() if known.partition("|")[0] in needed
     }
     return replace(state, qualified={**kept, choice_key(target): choice})
+
+
+def _trust(state: DeviceState, target: Slot, trust: SlotTrust) -> DeviceState:
+    needed = packs_needed(state)
+    kept = {pack: old for pack, old in state.trusted.items() if pack in needed}
+    return replace(state, trusted={**kept, target.pack: trust})
 
 
 def _ended(state: DeviceState, name: str, entry: SlotState, rollout: Rollout) -> Step:

@@ -16,6 +16,7 @@ from agent.documents.report import (
     Report,
     SlotPhase,
     SlotReport,
+    SlotTrust,
 )
 
 # Waiting shows as the phase that it comes back to; the error beside it says why it waits.
@@ -57,6 +58,7 @@ def build_report(
     device: str,
     facts: Mapping[str, Facts],
     profile: str = "",
+    signed_only: bool = False,
     trouble: Failure | None = None,
 ) -> Report:
     """Return the whole reported document.
@@ -67,22 +69,29 @@ def build_report(
         device: The device's id.
         facts: By slot.
         profile: What the device was recognised as.
+        signed_only: Whether packs that nobody has signed are refused.
         trouble: What keeps the agent as a whole from acting, such as a full disk.
     """
+
+    def slot(name: str, entry: SlotState) -> SlotReport:
+        trust = state.trusted.get(entry.serving.pack) if entry.serving is not None else None
+        return _slot(entry, facts.get(name, Facts()), trust)
+
     return Report(
         schema=1,
         agent=agent,
         device=device,
         deployment=state.deployment,
+        trust="signed" if signed_only else "unsigned",
         profile=profile,
-        slots={name: _slot(entry, facts.get(name, Facts())) for name, entry in state.slots.items()},
+        slots={name: slot(name, entry) for name, entry in state.slots.items()},
         refused=state.refused,
         unknown_fields=state.unknown_fields,
         trouble=trouble,
     )
 
 
-def _slot(entry: SlotState, facts: Facts) -> SlotReport:
+def _slot(entry: SlotState, facts: Facts, trust: SlotTrust | None) -> SlotReport:
     shown, wanted, error = _verdict(entry)
     serving = entry.serving
     return SlotReport(
@@ -91,6 +100,7 @@ def _slot(entry: SlotState, facts: Facts) -> SlotReport:
         pack=serving.pack if serving is not None else "",
         name=facts.name,
         version=facts.version,
+        trust=trust,
         variant=facts.variant,
         runtime=facts.runtime,
         runtime_version=facts.runtime_version,

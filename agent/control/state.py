@@ -9,7 +9,7 @@ import msgspec
 
 from agent.documents.choice import Choice
 from agent.documents.deployment import Slot, TelemetrySettings
-from agent.documents.report import Failure
+from agent.documents.report import Failure, SlotTrust
 
 
 class Phase(str, Enum):
@@ -108,6 +108,8 @@ class DeviceState(msgspec.Struct, frozen=True, omit_defaults=True):
     leaving: tuple[str, ...] = ()
     # How this device runs what it has proven, by `choice_key`.
     qualified: dict[str, Choice] = {}
+    # Who vouches for what was verified here, by pack.
+    trusted: dict[str, SlotTrust] = {}
     next_rollout: int = 1
     # What was saved is damaged, and no deployment has come since: nobody knows what on disk is
     # still needed, so nothing may be removed.

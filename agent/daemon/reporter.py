@@ -91,6 +91,7 @@ class Reporter(msgspec.Struct):
             device=self.settings.device_id,
             facts={name: self._facts(name) for name in self.state().slots},
             profile=self.profile(),
+            signed_only=self.settings.trust.unsigned == "refuse",
             trouble=next((self._troubles[t] for t in TROUBLES if t in self._troubles), None),
         )
 

@@ -21,7 +21,8 @@ class BlockRequest(msgspec.Struct, frozen=True):
     Attributes:
         schema: The version of this format.
         pack: Of which pack.
-        file: Of which file; `manifest.json` is asked for by the pack's own id.
+        file: Of which file; `manifest.json` is asked for by the pack's own id, and `model.sig` by
+            the digest of the text `model.sig of sha256:…` with that id.
         digest: Of that file.
         block_size: Bytes of each block but the last.
         blocks: Ranges of blocks: the number of the first, counted from 0, and how many.

@@ -78,6 +78,21 @@ class Progress(msgspec.Struct, frozen=True):
     total_bytes: int
 
 
+class SlotTrust(msgspec.Struct, frozen=True, omit_defaults=True):
+    """Who vouches for a pack, as it was judged before it first served in the slot.
+
+    Attributes:
+        state: `signed`: by somebody whom the device's settings name. `unsigned`: by nobody, and the
+            settings allow that; the pack is checked against its digests only.
+        key: The id of the key that signed, 64 hex digits.
+        subject: Whose certificate that key is in, where a certificate signed.
+    """
+
+    state: Literal["signed", "unsigned"]
+    key: str = ""
+    subject: str = ""
+
+
 class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
     """One slot. `state`, `wanted` and `error` speak of the running or last rollout, the rest of the
     model that serves now.
@@ -88,6 +103,7 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
         pack: The pack that serves; absent where none does.
         name: From its manifest.
         version: From its manifest.
+        trust: Who vouches for the pack that serves.
         variant: The variant that really runs; this and the next five are absent while no worker is
             there.
         runtime: The inference library that really runs it.
@@ -111,6 +127,7 @@ class SlotReport(msgspec.Struct, frozen=True, omit_defaults=True):
     pack: str = ""
     name: str = ""
     version: str = ""
+    trust: SlotTrust | None = None
     variant: str = ""
     runtime: str = ""
     runtime_version: str = ""
@@ -134,7 +151,8 @@ class Report(msgspec.Struct, frozen=True, omit_defaults=True):
         agent: The agent's version.
         device: The device's id.
         deployment: The name of the last accepted deployment.
-        trust: `unsigned`: packs are checked against their digests only.
+        trust: `signed`: only packs that somebody has signed whom the settings name are taken.
+            `unsigned`: others are taken as well, checked against their digests only.
         profile: The device's profile, with `+` before each add-on's; absent before the first look.
         slots: By slot.
         refused: Why the last desired document was refused whole, so that nothing of it was done.
