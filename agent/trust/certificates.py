@@ -92,7 +92,7 @@ def signer_key(leaf: bytes, pinned: Authority, now: dt.datetime) -> EllipticCurv
     with _quietly():
         certificate = _load(leaf)
         try:
-            _check_algorithm(certificate)
+            _check_outside(certificate)
             issuer = _issuer(certificate, pinned)
             _check_subject(certificate, name_of(pinned.subject))
             _check_purpose(certificate)
@@ -182,17 +182,20 @@ def _check_may_issue(certificate: Certificate) -> None:
         )
 
 
-def _check_algorithm(certificate: Certificate) -> None:
+def _check_outside(certificate: Certificate) -> None:
     from cryptography.hazmat.primitives.serialization import Encoding
 
     hash_algorithm = certificate.signature_hash_algorithm
     if (hash_algorithm.name if hash_algorithm else None) not in _HASHES:
         raise refused("hash", "the signer's certificate is signed with a hash that can be forged")
-    # RFC 5280, 4.1.1.2: the algorithm stands outside what is signed as well as inside.
+    # RFC 5280, 4.1.1.2 and 4.1.1.3: the algorithm stands outside what is signed as well as inside,
+    # and the signature is whole octets. Nobody checks either, and no byte shall be without meaning.
     signed, whole = certificate.tbs_certificate_bytes, certificate.public_bytes(Encoding.DER)
     outside = whole[whole.index(signed) + len(signed) :]
     if outside[: 2 + outside[1]] not in signed:
         raise refused("hash", "the signer's certificate names two algorithms of its signature")
+    if not outside.endswith(b"\0" + certificate.signature):
+        raise refused("malformed", "the signature of the signer's certificate is no whole octets")
 
 
 def _issuer(certificate: Certificate, pinned: Authority) -> Certificate:

@@ -214,6 +214,17 @@ def test_a_certificate_with_any_byte_changed_is_refused(position: int, change: i
         signer_key(bytes(altered), _pinned(CA), NOW)
 
 
+def test_what_stands_outside_of_what_is_signed_has_no_second_reading() -> None:
+    signature = x509.load_der_x509_certificate(LEAF).signature
+    unused_bits = len(LEAF) - len(signature) - 1
+    algorithm = LEAF.rindex(bytes.fromhex("2a8648ce3d040302")) + 7
+    for position in (unused_bits, algorithm):
+        altered = bytearray(LEAF)
+        altered[position] ^= 1
+        with pytest.raises(CertificateRefused):
+            signer_key(bytes(altered), _pinned(CA), NOW)
+
+
 @pytest.mark.parametrize(
     ("pem", "subject", "said"),
     [
