@@ -27,6 +27,9 @@ CPU_TIMES = 20.0
 # And not less than this, counted from the first look on, nor less than its bytes may take to read.
 CPU_LEAST_S = 0.024
 CPU_A_BYTE_S = 0.2e-6
+# The first answer of a worker may take so many times as much: code, caches and pages are cold, and
+# the message would be lost for good should its successor be as slow.
+COLD_TIMES = 5.0
 # Codecs whose work is bounded by the shapes of a model: a picture of a few bytes may be huge.
 _BOUNDED_CODECS = frozenset({"v2_json", "v2_binary", "features", "raw", "csv", "pcm"})
 # Operators that do as much as their inputs' values say, as ONNX and TFLite call them.
@@ -132,19 +135,22 @@ def watch(look: Look) -> Watch:
     return Watch(look, look, asleep_looks=int(look.asleep))
 
 
-def why_hung(watch: Watch, patience: Patience, payload_bytes: int = 0) -> str:
+def why_hung(
+    watch: Watch, patience: Patience, payload_bytes: int = 0, *, cold: bool = False
+) -> str:
     """Say why a worker hangs; nothing: it may be working.
 
     Args:
         watch: What has been seen of it.
         patience: What is waited for.
         payload_bytes: Of the largest message that it has.
+        cold: It has answered nothing yet.
     """
     if patience.judges_sleep and watch.asleep_s >= ASLEEP_S and watch.asleep_looks >= ASLEEP_LOOKS:
         return f"hung: asleep for {1000 * watch.asleep_s:.0f} ms with a message in hand"
     if patience.cpu_s is None:
         return ""
-    may_s = patience.cpu_s + CPU_A_BYTE_S * payload_bytes
+    may_s = (patience.cpu_s + CPU_A_BYTE_S * payload_bytes) * (COLD_TIMES if cold else 1.0)
     if watch.cpu_s >= may_s:
         return (
             f"hung: {1000 * watch.cpu_s:.0f} ms of processor time spent on one message, "

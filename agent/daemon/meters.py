@@ -100,6 +100,11 @@ class SlotMeters(msgspec.Struct):
         self.total.add(total_us)
         self.queue.add(total_us - decode_us - run_us - encode_us)
 
+    @property
+    def answers(self) -> int:
+        """Messages that workers have answered, in whatever way."""
+        return self.predictions + self.absorbed + self.rejected
+
     def new_window(self) -> None:
         """Start the next telemetry window: sketches and classes begin anew, counters go on."""
         self.classes = Counter()

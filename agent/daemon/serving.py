@@ -105,6 +105,8 @@ class SlotServer:
         # The next look at a worker that owes an answer.
         self._overdue: asyncio.TimerHandle | None = None
         self._watcher: Watcher | None = None
+        # How much its slot had answered when this worker came.
+        self._answers_before = 0
         self._first_look_s = 0.0
         self._answered_since_death = False
         # Whether its pack is known to keep dying, and how much it has answered since.
@@ -219,6 +221,7 @@ class SlotServer:
 
     def _attach(self, worker: Worker) -> None:
         self.worker = worker
+        self._answers_before = self.lane.meters.answers
         # Of the way before this one, which may have had much more time.
         self._stop_looking()
         if self.running is not None:
@@ -516,7 +519,8 @@ class SlotServer:
         if plan is None or watcher is None or not lane.in_flight:
             return
         now, since, deadline_s = self._loop.time(), lane.last_progress, plan.message_deadline_s
-        why = watcher.look(now, since, lane.largest_in_flight_bytes)
+        cold = lane.meters.answers == self._answers_before
+        why = watcher.look(now, since, lane.largest_in_flight_bytes, cold=cold)
         if lane.overdue(now, deadline_s):
             why = f"no answer within {deadline_s:g} s"
         if why:

@@ -31,13 +31,14 @@ class Watcher:
         """How long a message may be in hand before anything is looked at."""
         return min(deadline_s, self._patience.first_look_s) if self._patience.judges else deadline_s
 
-    def look(self, now: float, since: float, payload_bytes: int) -> str:
+    def look(self, now: float, since: float, payload_bytes: int, *, cold: bool = False) -> str:
         """Look at the worker; say why it hangs, or nothing.
 
         Args:
             now: Monotonic seconds.
             since: When it last answered, or was given what it has.
             payload_bytes: Of the largest message that it has.
+            cold: It has answered nothing yet.
         """
         if since != self._since:
             self._since, self._watch = since, None
@@ -49,7 +50,7 @@ class Watcher:
             return ""
         before = self._watch
         self._watch = hangs.watch(look) if before is None else before.after(look, self._patience)
-        return hangs.why_hung(self._watch, self._patience, payload_bytes)
+        return hangs.why_hung(self._watch, self._patience, payload_bytes, cold=cold)
 
     def next_look_at(self, since: float, deadline_s: float) -> float:
         """When to call `look` again for what is owed since then."""

@@ -94,6 +94,17 @@ def test_larger_messages_may_take_longer() -> None:
     assert not why_hung(watched, BOTH, payload_bytes=1 << 20)
 
 
+def test_the_first_answer_of_a_worker_may_take_longer() -> None:
+    busy = every(LOOK_EVERY_S, 20, LOOK_EVERY_S, False)
+    watched = watch(busy[0])
+    for look in busy[1:]:
+        watched = watched.after(look, BOTH)
+    assert 0.1 < watched.cpu_s < 0.5
+    assert why_hung(watched, BOTH)
+    assert not why_hung(watched, BOTH, cold=True)
+    assert why_hung(replace(watched, cpu_s=0.5), BOTH, cold=True)
+
+
 def test_a_machine_that_stood_still_says_nothing() -> None:
     # Looks that come a second late, and a processor whose time another machine had.
     assert seen([Look(0.0, 0.0, True), Look(1.0, 0.0, True)])[0] == ""
