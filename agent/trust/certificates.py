@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 MAX_AUTHORITIES = 8
 # What signs a certificate must not be forgeable by a collision; None: the algorithm has its own.
 _HASHES = ("sha256", "sha384", "sha512", None)
+# What `cryptography` raises at a certificate that is none, also at the first look at a part of it;
+# a KeyError at a kind of text that it does not know.
+_UNREADABLE = (ValueError, TypeError, KeyError)
 
 
 class Authority(msgspec.Struct, frozen=True):
@@ -101,7 +104,7 @@ def signer_key(leaf: bytes, pinned: Authority, now: dt.datetime) -> EllipticCurv
             return checked_public_key(certificate.public_key())
         except UsageError as error:
             raise refused("key", error.message) from None
-        except (ValueError, TypeError, *broken) as error:
+        except (*_UNREADABLE, *broken) as error:
             raise _unreadable(error) from None
 
 
@@ -123,7 +126,7 @@ def subject_of(leaf: bytes) -> str:
     with _quietly():
         try:
             return _load(leaf).subject.rfc4514_string()
-        except ValueError as error:
+        except _UNREADABLE as error:
             raise _unreadable(error) from None
 
 
@@ -140,7 +143,7 @@ def _load(leaf: bytes) -> Certificate:
 
     try:
         return load_der_x509_certificate(leaf)
-    except (ValueError, InvalidVersion) as error:
+    except (*_UNREADABLE, InvalidVersion) as error:
         raise _unreadable(error) from None
 
 
