@@ -12,7 +12,8 @@ AgentError
 │       ├── KeyUnknown         signed, but by nobody whom the settings name
 │       ├── KeyNotYetValid     signed before the time of the key or certificate begins
 │       ├── KeyExpired         the time of the key or certificate is over
-│       └── CertificateRefused the signer's certificate is not one that may sign packs
+│       ├── CertificateRefused the signer's certificate is not one that may sign packs
+│       └── VouchingFailed     whether anybody vouches for it could not be found out
 ├── StoreError
 │   ├── NoSpace            the disk or the quota is full
 │   └── StoreCorrupt       what was stored is missing or altered
@@ -132,6 +133,11 @@ class KeyExpired(NotTrusted):
 
 class CertificateRefused(NotTrusted):
     code = "certificate_refused"
+
+
+class VouchingFailed(NotTrusted):
+    code = "vouching_failed"
+    retryable = True
 
 
 class StoreError(AgentError):

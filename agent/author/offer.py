@@ -10,9 +10,10 @@ import msgspec
 
 from agent.documents import codec
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest, PackFile, delta_files
+from agent.documents.pack_names import SIGNATURE
 from agent.errors import DigestMismatch, PackError, UsageError
 from agent.store.names import check_names
-from agent.wire.blocks import MANIFEST_FILE, BlockServer
+from agent.wire.blocks import MANIFEST_FILE, BlockServer, signature_digest
 
 CHUNK_BYTES = 1 << 20
 
@@ -20,7 +21,7 @@ CHUNK_BYTES = 1 << 20
 class Offer(msgspec.Struct, frozen=True):
     """One pack: its id, its manifest, and every file that a device may ask for.
 
-    `files` holds `manifest.json` too; sizes are in bytes.
+    `files` holds `manifest.json` too, and `model.sig` where there is one; sizes are in bytes.
     """
 
     directory: Path
@@ -72,8 +73,11 @@ def open_pack(directory: Path, *, check: bool = True) -> Offer:
         for name, promised in files.items():
             _check(directory / name, promised)
     pack_id = f"sha256:{hashlib.sha256(data).hexdigest()}"
-    own = PackFile(pack_id, len(data))
-    return Offer(directory, pack_id, decoded.value, {**files, MANIFEST_FILE: own})
+    own = {MANIFEST_FILE: PackFile(pack_id, len(data))}
+    signature = directory / SIGNATURE
+    if signature.is_file():
+        own[SIGNATURE] = PackFile(signature_digest(pack_id), signature.stat().st_size)
+    return Offer(directory, pack_id, decoded.value, {**files, **own})
 
 
 def _check(path: Path, promised: PackFile) -> None:

@@ -46,6 +46,7 @@ _BY_ERROR: Mapping[str, int] = {
     "key_not_yet_valid": BAD_PACK,
     "key_expired": BAD_PACK,
     "certificate_refused": BAD_PACK,
+    "vouching_failed": BAD_PACK,
     "model_rejected": BAD_PACK,
     "self_test_failed": BAD_PACK,
 }

@@ -26,6 +26,7 @@ from agent.daemon.meters import SlotMeters
 from agent.daemon.reconciler import failure_of
 from agent.daemon.serving import Hooks, Plan, SlotServer
 from agent.daemon.supervisor import Supervisor
+from agent.daemon.vouching import Vouching
 from agent.documents import codec
 from agent.documents.choice import Choice, Way
 from agent.documents.deployment import Slot
@@ -38,7 +39,6 @@ from agent.errors import (
     ModelRejected,
     PackError,
     StoreCorrupt,
-    Unsigned,
 )
 from agent.store.packs import PackStore
 from agent.wire.worker import Load
@@ -64,6 +64,7 @@ class Acts(msgspec.Struct):
     settings: Settings
     store: PackStore
     fetcher: Fetcher
+    vouching: Vouching
     supervisor: Supervisor
     # Made when it is first needed: what serves already needs none.
     chooser: Callable[[], Chooser]
@@ -110,14 +111,12 @@ class Acts(msgspec.Struct):
 
     async def verify(self, action: e.Verify) -> e.Verified:
         pack = action.target.pack
-        if self.settings.trust.unsigned == "refuse":
-            raise Unsigned(
-                f"pack {pack} has no signature that this agent knows",
-                hint='set [trust] unsigned = "allow" to serve packs checked by digest only',
-            )
         await self._check_stored(pack)
+        # Once more, by the bytes that will be loaded: time may have passed since they came.
+        signature = await asyncio.to_thread(self.store.signature, pack)
+        vouched = await self.vouching.judge(pack, self._manifest_bytes(pack), signature)
         self._manifest(pack)
-        return e.Verified(action.slot, action.rollout)
+        return e.Verified(action.slot, action.rollout, vouched.trust)
 
     async def _check_stored(self, pack: str) -> None:
         bad = await asyncio.to_thread(self.store.repair, pack)
@@ -358,10 +357,14 @@ class Acts(msgspec.Struct):
         return most_s if own_ms is None else min(most_s, own_ms / 1000)
 
     def _manifest(self, pack: str) -> Manifest:
+        data = self._manifest_bytes(pack)
+        return codec.decode(data, Manifest, name="manifest", max_bytes=MAX_MANIFEST_BYTES).value
+
+    def _manifest_bytes(self, pack: str) -> bytes:
         data = self.store.manifest(pack)
         if data is None:
             raise StoreCorrupt(f"pack {pack}: its manifest is missing or altered on disk")
-        return codec.decode(data, Manifest, name="manifest", max_bytes=MAX_MANIFEST_BYTES).value
+        return data
 
     def _plan(self, name: str, target: Slot) -> Plan:
         """How to start a worker for a pack that qualified here."""

@@ -42,6 +42,7 @@ from agent.daemon.returning import Returning
 from agent.daemon.serving import Hooks, SlotServer
 from agent.daemon.supervisor import Supervisor
 from agent.daemon.systemd import Notifier
+from agent.daemon.vouching import Vouching
 from agent.daemon.warm import Hint, WarmTemplates, find_groups, serving_runtimes
 from agent.device import vitals
 from agent.documents import codec
@@ -146,17 +147,20 @@ class Daemon:
             stepped=lambda slot, way, why: self.reporter.stepped(slot, way, why),
             eased=lambda slot, easing: self.reporter.eased(slot, easing),
         )
+        vouching = Vouching(self.settings.trust)
         self.fetcher = Fetcher(
             self.store,
             self.settings,
             blocks=self.link.blocks,
             roots=self._packs_needed,
             leaves_out=lambda pack, manifest: self.acts.leaves_out(pack, manifest),
+            vouching=vouching,
         )
         self.acts = Acts(
             self.settings,
             self.store,
             self.fetcher,
+            vouching,
             self.supervisor,
             self._choose,
             self._bus,

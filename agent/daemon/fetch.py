@@ -10,6 +10,7 @@ import hashlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
+from contextlib import suppress
 from functools import partial
 from weakref import WeakValueDictionary
 
@@ -17,10 +18,19 @@ from agent.daemon.fetch_blocks import BlockExchange, BlockSource
 from agent.daemon.fetch_child import ChildSource
 from agent.daemon.fetch_source import Placed, Source, Wanted, in_thread
 from agent.daemon.fetch_turns import Entry, Turns
+from agent.daemon.vouching import Vouched, Vouching
 from agent.documents import codec
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Manifest, delta_files
 from agent.documents.settings import Settings, prefix_of
-from agent.errors import DigestMismatch, NoSpace, SourceRefused, StoreCorrupt
+from agent.errors import (
+    DigestMismatch,
+    NoSpace,
+    NotTrusted,
+    PackInconsistent,
+    SourceExpired,
+    SourceRefused,
+    StoreCorrupt,
+)
 from agent.links.api import Blocks
 from agent.store.names import check_names
 from agent.store.packs import PackStore
@@ -46,6 +56,8 @@ class _Fetch:
     def __init__(self) -> None:
         self.listeners: list[OnProgress] = []
         self.files: PackFiles = {}
+        self.manifest = b""
+        self.signature: bytes | None = None
         # Digests of what only helps to make those files.
         self.deltas: frozenset[str] = frozenset()
         self.task: asyncio.Task[None] | None = None
@@ -84,6 +96,7 @@ class Fetcher:
         now: Callable[[], float] = time.monotonic,
         silence_s: float = SILENCE_S,
         turns: Turns | None = None,
+        vouching: Vouching | None = None,
     ) -> None:
         """
         Args:
@@ -95,11 +108,13 @@ class Fetcher:
             now: Monotonic seconds.
             silence_s: How long a source may say nothing before it counts as gone.
             turns: When which fetch may run; None: as the settings say.
+            vouching: Says who vouches for a pack; None: as the settings say.
         """
         self._store = store
         self._roots = roots
         self.turns = turns or Turns(settings.fetch)
         self._leaves_out = leaves_out
+        self._vouching = vouching or Vouching(settings.trust)
         self._exchange: BlockExchange | None = None
         if blocks is not None:
             prefix = prefix_of(settings)
@@ -170,6 +185,7 @@ class Fetcher:
             FetchError: The source cannot be reached, or is silent.
             FetchPostponed: The settings say: not now.
             SourceRefused: It says no, or this agent does not know such a source.
+            NotTrusted: Nobody whom the settings name vouches for it.
             DigestMismatch, PackError, DocumentError: What it gives is not that pack.
             StoreError: The store cannot take it (`NoSpace`: for lack of room).
         """
@@ -225,18 +241,52 @@ class Fetcher:
 
     async def _bring(self, pack: str, opened: Source, running: _Fetch) -> None:
         try:
-            manifest = await self._manifest(pack, opened)
-            running.files, running.deltas = await self._files_for(pack, manifest)
+            vouched = await self._vouched(pack, opened, running)
+            running.files, running.deltas = await self._files_for(pack, running.manifest)
+            _check_signed(pack, vouched, running.files)
             await self._files(pack, opened, running)
             try:
-                await in_thread(self._store.install, pack, manifest, running.files)
+                await self._install(pack, running)
             except StoreCorrupt as error:
                 # The store has dropped what was altered; get it once more.
                 log.warning("pack %s: %s; fetching it again", pack, error)
                 await self._files(pack, opened, running)
-                await in_thread(self._store.install, pack, manifest, running.files)
+                await self._install(pack, running)
         finally:
             await opened.close()
+
+    async def _install(self, pack: str, running: _Fetch) -> None:
+        await in_thread(
+            self._store.install, pack, running.manifest, running.files, running.signature
+        )
+
+    async def _vouched(self, pack: str, source: Source, running: _Fetch) -> Vouched:
+        """Have the manifest and its signature, and know who vouches for them, before anything of
+        the pack is parsed or kept."""
+        kept = await in_thread(self._store.manifest, pack)
+        running.manifest = kept if kept is not None else await self._manifest(pack, source)
+        if await in_thread(self._store.has, pack):
+            running.signature = await in_thread(self._store.signature, pack)
+            # Only where what is here does not do: the source may be away, or know a newer one.
+            with suppress(NotTrusted):
+                return await self._vouching.judge(pack, running.manifest, running.signature)
+        if self._vouching.wants_signatures:
+            came = await self._signature(source, has_answered=kept is None)
+            running.signature = running.signature if came is None else came
+        vouched = await self._vouching.judge(pack, running.manifest, running.signature)
+        if kept is None:
+            await in_thread(self._store.add_manifest, pack, running.manifest)
+        return vouched
+
+    async def _signature(self, source: Source, *, has_answered: bool) -> bytes | None:
+        try:
+            return await source.signature()
+        except SourceExpired as error:
+            # An object store says so of a missing file too, where nobody may list its files.
+            if not has_answered:
+                raise
+            log.info("the pack comes without a signature: %s", error)
+            return None
 
     async def _files_for(self, pack: str, data: bytes) -> tuple[PackFiles, frozenset[str]]:
         """The files that this device needs of a pack, and the digests of its deltas.
@@ -258,9 +308,6 @@ class Fetcher:
         )
 
     async def _manifest(self, pack: str, source: Source) -> bytes:
-        kept = await in_thread(self._store.manifest, pack)
-        if kept is not None:
-            return kept
         manifest = await source.manifest()
         got = hashlib.sha256(manifest).hexdigest()
         if f"sha256:{got}" != pack:
@@ -268,7 +315,6 @@ class Fetcher:
                 f"the manifest that came for pack {pack} has the digest sha256:{got}",
                 hint="the source offers another pack, or an altered one",
             )
-        await in_thread(self._store.add_manifest, pack, manifest)
         return manifest
 
     async def _files(self, pack: str, source: Source, running: _Fetch) -> None:
@@ -354,6 +400,15 @@ def _unknown(known: Collection[str]) -> Opens:
         )
 
     return opens
+
+
+def _check_signed(pack: str, vouched: Vouched, files: PackFiles) -> None:
+    """See that each file to be fetched is one that was signed, by the very same digest."""
+    if vouched.files is None:
+        return
+    for name, (digest, _) in files.items():
+        if vouched.files.get(name) != digest:
+            raise PackInconsistent(f"{name!r} of pack {pack} is not what was signed")
 
 
 def manifest_of(pack: str, manifest: bytes) -> Manifest:

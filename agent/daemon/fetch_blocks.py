@@ -12,6 +12,7 @@ from itertools import takewhile
 from agent.daemon.fetch_source import OnBytes, Wanted, in_thread
 from agent.daemon.fetch_ways import Known, Named, apply, kept, look
 from agent.documents.manifest import MAX_MANIFEST_BYTES, Delta, PackFile
+from agent.documents.pack_names import SIGNATURE
 from agent.errors import (
     DigestMismatch,
     DocumentError,
@@ -24,6 +25,7 @@ from agent.links.api import Blocks
 from agent.store.packs import PackStore
 from agent.store.parts import Part
 from agent.store.rebuild import Rebuild
+from agent.trust.bundle import MAX_BUNDLE_BYTES
 from agent.wire import blocks
 from agent.wire.blocks import Block, Transfer
 
@@ -191,12 +193,23 @@ class BlockSource:
         exchange.open()
 
     async def manifest(self) -> bytes:
+        return await self._small(blocks.MANIFEST_FILE, self._pack, MAX_MANIFEST_BYTES)
+
+    async def signature(self) -> bytes | None:
+        digest = blocks.signature_digest(self._pack)
+        try:
+            return await self._small(SIGNATURE, digest, MAX_BUNDLE_BYTES)
+        except SourceRefused as refused:
+            log.info("pack %s comes without a signature: %s", self._pack, refused.message)
+            return None  # also of a sender of before there were signatures
+
+    async def _small(self, name: str, digest: str, max_bytes: int) -> bytes:
         transfer = Transfer(
             pack=self._pack,
-            file=blocks.MANIFEST_FILE,
-            digest=self._pack,
+            file=name,
+            digest=digest,
             size=None,
-            max_bytes=MAX_MANIFEST_BYTES,
+            max_bytes=max_bytes,
             now=self._exchange.now(),
         )
         received: dict[int, bytes] = {}

@@ -13,6 +13,7 @@ import msgspec
 from agent import errors
 from agent.daemon.fetch_messages import MAX_LINE_BYTES, Ask, Job, Told
 from agent.daemon.fetch_source import OnBytes, Wanted, to_the_end
+from agent.documents.pack_names import SIGNATURE
 from agent.documents.report import Failure
 from agent.documents.settings import Settings
 from agent.wire.blocks import MANIFEST_FILE
@@ -73,6 +74,10 @@ class ChildSource:
     async def manifest(self) -> bytes:
         told = await self._ask(Ask(self._pack, MANIFEST_FILE), lambda here: None)
         return told.data
+
+    async def signature(self) -> bytes | None:
+        told = await self._ask(Ask(self._pack, SIGNATURE), lambda here: None)
+        return None if told.missing else told.data
 
     async def file(self, wanted: Wanted, on_bytes: OnBytes) -> None:
         await self._ask(Ask(wanted.pack, wanted.name, wanted.digest, wanted.size), on_bytes)

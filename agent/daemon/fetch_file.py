@@ -14,7 +14,7 @@ from pathlib import Path, PurePosixPath
 from urllib.parse import unquote, urlsplit
 
 from agent.documents.manifest import MAX_MANIFEST_BYTES
-from agent.errors import FetchError, SourceRefused
+from agent.errors import FetchError, SourceMissing, SourceRefused
 
 READ_BYTES = 1 << 20
 _FOLDER = os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC
@@ -87,5 +87,5 @@ class LocalFiles:
     def _explained(self, error: OSError, name: str) -> FetchError:
         where = f"{self._path / name}: {error.strerror}"
         if isinstance(error, FileNotFoundError):
-            return FetchError(where, hint="is the medium there, and the whole pack on it?")
+            return SourceMissing(where, hint="is the medium there, and the whole pack on it?")
         return SourceRefused(where, hint="symbolic links are not followed")

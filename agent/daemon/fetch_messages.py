@@ -36,7 +36,7 @@ class Job(msgspec.Struct, frozen=True, omit_defaults=True):
 
 
 class Ask(msgspec.Struct, frozen=True, omit_defaults=True):
-    """One file. Without a digest: the manifest, whose bytes are answered."""
+    """One file. Without a digest: the manifest or the signature, whose bytes are answered."""
 
     pack: str
     name: str
@@ -50,4 +50,6 @@ class Told(msgspec.Struct, frozen=True, omit_defaults=True):
     kind: Literal["here_bytes", "done", "failed"]
     here_bytes: int = 0
     data: bytes = b""
+    # The source has no such file.
+    missing: bool = False
     failure: Failure | None = None

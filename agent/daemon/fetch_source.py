@@ -43,6 +43,14 @@ class Source(Protocol):
             SourceRefused: They cannot be had from here.
         """
 
+    async def signature(self) -> bytes | None:
+        """Return the bytes of model.sig, or None where the source has none.
+
+        Raises:
+            FetchError: They cannot be had now.
+            PackError: There are more than a signature may have.
+        """
+
     async def file(self, wanted: Wanted, on_bytes: OnBytes) -> None:
         """Bring one file into the store, verified against its digest.
 
@@ -68,6 +76,9 @@ class Placed:
 
     async def manifest(self) -> bytes:
         raise self._error
+
+    async def signature(self) -> bytes | None:
+        return None  # what was placed with the pack is in the store
 
     async def file(self, wanted: Wanted, on_bytes: OnBytes) -> None:
         raise self._error

@@ -31,12 +31,13 @@ from agent.daemon.fetch_regions import (
     in_blocks,
 )
 from agent.daemon.fetch_ways import Named, Shorter
+from agent.documents.pack_names import SIGNATURE
 from agent.documents.report import Failure
-from agent.errors import AgentError, DigestMismatch, FetchError, StoreError
+from agent.errors import AgentError, DigestMismatch, FetchError, SourceMissing, StoreError
 from agent.store.files import Files
 from agent.store.packs import PackStore
 from agent.store.parts import Part
-from agent.wire.blocks import BLOCK_BYTES, MANIFEST_FILE
+from agent.wire.blocks import BLOCK_BYTES
 
 PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 FLUSH_EVERY_S = 10.0
@@ -93,9 +94,10 @@ class Receiver:
         self._connections = connections
         self._sparing = sparing
 
-    def manifest(self) -> bytes:
+    def small(self, name: str) -> bytes:
+        """The bytes of the manifest, or of the signature."""
         received = b""
-        for offset, data in self._source.pieces(MANIFEST_FILE, 0, None):
+        for offset, data in self._source.pieces(name, 0, None):
             received = received[:offset] + data
         return received
 
@@ -253,8 +255,10 @@ def main() -> None:
 def _answer(receiver: Receiver, ask: Ask) -> Told:
     try:
         if not ask.digest:
-            return Told("done", data=receiver.manifest())
+            return Told("done", data=receiver.small(ask.name))
         receiver.file(ask)
+    except SourceMissing as error:
+        return Told("done", missing=True) if ask.name == SIGNATURE else _failed(error)
     except AgentError as error:
         return _failed(error)
     return Told("done", here_bytes=ask.size)

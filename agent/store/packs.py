@@ -25,6 +25,7 @@ from agent.store.names import MANIFEST, SIGNATURE, check_names, hex_of
 from agent.store.parts import BLOCKS_MAX, Part, discard_part, received_of
 
 MANIFEST_BYTES_MAX = 1 << 20
+SIGNATURE_BYTES_MAX = 1 << 20
 RESERVE_BYTES_MIN = 64 << 20
 RESERVE_SHARE = 0.05
 PART_AGE_MAX_S = 7 * 24 * 3600
@@ -96,6 +97,14 @@ class PackStore:
             if data is not None and hashlib.sha256(data).hexdigest() == pack_hex:
                 return data
         return None
+
+    def signature(self, pack_id: str) -> bytes | None:
+        """The content of an installed pack's `model.sig`; None where it has none.
+
+        It may have been altered since: whoever vouches for the pack by it, looks at it.
+        """
+        path = self._folders.path(hex_of(pack_id)) / SIGNATURE
+        return self._files.read_range(path, 0, SIGNATURE_BYTES_MAX + 1)
 
     def has_blob(self, digest: str) -> bool:
         """Whether a file is here already and need not be fetched."""
@@ -194,6 +203,8 @@ class PackStore:
             StoreCorrupt: A file is missing or altered; it is dropped so that it can be fetched.
         """
         check_names(files)
+        if signature is not None and len(signature) > SIGNATURE_BYTES_MAX:
+            raise PackError(f"pack {pack_id}: a signature of {len(signature)} bytes, at most 1 MiB")
         with self._lock:
             self.add_manifest(pack_id, manifest)
             for name, (digest, size) in files.items():

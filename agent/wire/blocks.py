@@ -8,12 +8,14 @@ Below the device's prefix:
 
 The header, little-endian: magic `EWB1` · the first 16 bytes of the file's SHA-256 · u32 index ·
 u32 block size · u64 size of the whole file. `manifest.json` is asked for by the pack's id, which is
-its digest; its size is learnt from the first block. The device sets the pace, so a slow one is
-never flooded, and after any loss it asks again for exactly what is missing.
+its digest; `model.sig`, whose digest nobody knows before, by one made of that id
+(`signature_digest`). The size of both is learnt from the first block. The device sets the pace, so
+a slow one is never flooded, and after any loss it asks again for exactly what is missing.
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -25,6 +27,7 @@ from agent.documents.blocks import MAX_WINDOW as MAX_WINDOW
 from agent.documents.blocks import BlockRefused as BlockRefused
 from agent.documents.blocks import BlockRequest as BlockRequest
 from agent.documents.manifest import PackFile
+from agent.documents.pack_names import SIGNATURE
 from agent.errors import DigestMismatch, DocumentError, PackError
 
 REQUEST, DATA, REFUSED = "blocks/request", "blocks/data", "blocks/refused"
@@ -59,6 +62,11 @@ class Block(NamedTuple):
 def key_of(digest: str) -> bytes:
     """The 16 bytes that stand for a digest (`sha256:` and 64 hex digits) in a block's header."""
     return bytes.fromhex(digest.removeprefix("sha256:")[:32])
+
+
+def signature_digest(pack: str) -> str:
+    """What `model.sig` of a pack is asked for by; it is no digest of its bytes."""
+    return f"sha256:{hashlib.sha256(f'{SIGNATURE} of {pack}'.encode()).hexdigest()}"
 
 
 def block_count(size: int, block_size: int) -> int:

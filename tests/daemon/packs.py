@@ -6,9 +6,12 @@ import hashlib
 from pathlib import Path
 
 import msgspec
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
 
 from agent.documents.manifest import Manifest, PackFile, Tensor, Tolerance, Variant
+from agent.documents.pack_names import SIGNATURE
 from agent.store.packs import PackStore
+from agent.trust import signing
 from agent.wire import blocks
 from agent.wire.blocks import BlockServer
 
@@ -35,14 +38,23 @@ class Pack:
         )
         self.manifest = msgspec.json.encode(manifest)
         self.id = digest_of(self.manifest)
+        self.signature: bytes | None = None
+
+    def sign(self, key: EllipticCurvePrivateKey) -> None:
+        digests = {name: digest_of(data) for name, data in self.content.items()}
+        self.signature = signing.sign(digests, key, name="model")
 
     @property
     def content(self) -> dict[str, bytes]:
-        return {**self.files, blocks.MANIFEST_FILE: self.manifest}
+        signature = {SIGNATURE: self.signature} if self.signature is not None else {}
+        return {**self.files, blocks.MANIFEST_FILE: self.manifest, **signature}
 
     def server(self) -> BlockServer:
         content = self.content
         offered = {name: PackFile(digest_of(data), len(data)) for name, data in content.items()}
+        if SIGNATURE in offered:
+            digest = blocks.signature_digest(self.id)
+            offered[SIGNATURE] = PackFile(digest, offered[SIGNATURE].size)
         return BlockServer(self.id, offered, lambda name, at, size: content[name][at : at + size])
 
     def write(self, folder: Path) -> Path:

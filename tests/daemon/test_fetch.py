@@ -6,26 +6,29 @@ import asyncio
 import random
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 
 from agent.daemon.fetch import Fetcher
 from agent.documents.manifest import PackFile
-from agent.documents.settings import Settings
+from agent.documents.settings import Settings, Trust
 from agent.errors import (
     DigestMismatch,
     DocumentError,
     FetchError,
+    KeyUnknown,
     NoSpace,
     PackError,
     SourceRefused,
+    Unsigned,
 )
 from agent.store.files import Files
 from agent.store.packs import PackStore
 from agent.wire import blocks
 from agent.wire.blocks import Block, BlockRefused, BlockServer
 from tests.daemon.packs import Pack, assert_installed, digest_of
+from tests.trust.signers import KEY, OTHER_KEY, pem_of
 
 PREFIX = "edgeward/press-7/"
 QUOTA_BYTES = 1 << 30
@@ -83,11 +86,16 @@ class Line:
 
 
 def fetcher_for(
-    store: PackStore, line: Line, *, roots: Sequence[str] = (), silence_s: float = 30.0
+    store: PackStore,
+    line: Line,
+    *,
+    roots: Sequence[str] = (),
+    silence_s: float = 30.0,
+    trust: Trust | None = None,
 ) -> Fetcher:
     line.fetcher = Fetcher(
         store,
-        Settings(device_id="press-7"),
+        Settings(device_id="press-7", trust=trust or Trust()),
         blocks=line,
         roots=lambda: roots,
         silence_s=silence_s,
@@ -544,3 +552,64 @@ def test_messages_that_nobody_asked_for_are_dropped(store: PackStore) -> None:
 
     run(story())
     assert_installed(store, pack)
+
+
+def trusting(tmp_path: Path, unsigned: Literal["allow", "refuse"]) -> Trust:
+    (tmp_path / "release.pub").write_bytes(pem_of(KEY))
+    return Trust(keys=(str(tmp_path / "release.pub"),), unsigned=unsigned)
+
+
+def test_a_signature_comes_over_the_link_and_is_kept_with_the_pack(
+    store: PackStore, tmp_path: Path
+) -> None:
+    pack = Pack({"model.onnx": BIG})
+    pack.sign(KEY)
+    line = Line(pack)
+
+    async def story() -> None:
+        fetcher = fetcher_for(store, line, trust=trusting(tmp_path, "refuse"))
+        await fetcher.fetch(pack.id, "mqtt:")
+
+    run(story())
+    assert_installed(store, pack)
+    assert store.signature(pack.id) == pack.signature
+    assert list(dict.fromkeys(request.file for request in line.requests)) == [
+        "manifest.json",
+        "model.sig",
+        "model.onnx",
+    ]
+
+
+def test_a_sender_that_knows_no_signatures_sends_an_unsigned_pack(
+    store: PackStore, tmp_path: Path
+) -> None:
+    pack = Pack({"model.onnx": b"weights"})
+
+    async def story() -> None:
+        with pytest.raises(Unsigned):
+            refuses = fetcher_for(store, Line(pack), trust=trusting(tmp_path, "refuse"))
+            await refuses.fetch(pack.id, "mqtt:")
+        assert store.manifest(pack.id) is None
+        allows = fetcher_for(store, Line(pack), trust=trusting(tmp_path, "allow"))
+        await allows.fetch(pack.id, "mqtt:")
+
+    run(story())
+    assert_installed(store, pack)
+    assert store.signature(pack.id) is None
+
+
+def test_a_pack_with_a_bad_signature_is_refused_before_anything_of_it_is_kept(
+    store: PackStore, tmp_path: Path
+) -> None:
+    pack = Pack({"model.onnx": b"weights"})
+    pack.sign(OTHER_KEY)
+    line = Line(pack)
+
+    async def story() -> None:
+        fetcher = fetcher_for(store, line, trust=trusting(tmp_path, "refuse"))
+        with pytest.raises(KeyUnknown):
+            await fetcher.fetch(pack.id, "mqtt:")
+
+    run(story())
+    assert store.manifest(pack.id) is None
+    assert "model.onnx" not in {request.file for request in line.requests}

@@ -16,17 +16,19 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from agent.daemon.fetch import Fetcher
 from agent.daemon.fetch_child import ChildSource
 from agent.daemon.fetch_messages import Ask, Job
 from agent.daemon.fetch_source import Wanted
-from agent.documents.settings import FetchSettings, Settings
-from agent.errors import DigestMismatch, FetchError, SourceRefused
+from agent.documents.settings import FetchSettings, Settings, Trust
+from agent.errors import DigestMismatch, FetchError, SourceRefused, Unsigned
 from agent.store.files import Files
 from agent.store.packs import PackStore
 from tests.daemon.http_source import Answer, Asked, HttpSource, ranged
 from tests.daemon.packs import Pack, assert_installed, digest_of
+from tests.trust.signers import KEY, pem_of
 
 BIG = random.Random(11).randbytes(3_000_000)
 
@@ -318,3 +320,39 @@ def test_a_pack_that_cannot_come_over_the_link_is_refused_with_what_can(tmp_path
         fetcher.on_message("edgeward/press-7/blocks/data", b"x")
 
     run(story())
+
+
+def signed_settings(tmp_path: Path) -> Settings:
+    """Those of a device that knows one key, and takes nothing else."""
+    (tmp_path / "release.pub").write_bytes(pem_of(KEY))
+    trust = Trust(keys=(str(tmp_path / "release.pub"),), unsigned="refuse")
+    return replace(settings_for(tmp_path), trust=trust)
+
+
+def test_a_signature_comes_from_a_server_before_any_file_and_is_kept(tmp_path: Path) -> None:
+    settings, pack = signed_settings(tmp_path), Pack({"model.onnx": BIG})
+    pack.sign(KEY)
+    with serving(pack) as source:
+        fetch(settings, pack, source.url)
+        assert [asked.path for asked in source.asked] == [
+            "/manifest.json",
+            "/model.sig",
+            "/model.onnx",
+        ]
+        fetch(settings, pack, source.url)  # the source is not asked for what is here
+        assert len(source.asked) == 3
+    assert store_of(settings).signature(pack.id) == pack.signature
+
+
+@pytest.mark.parametrize("status", [404, 410, 403])
+def test_a_pack_that_a_server_has_no_signature_of_is_refused_and_none_of_it_kept(
+    tmp_path: Path, status: int
+) -> None:
+    settings, pack = signed_settings(tmp_path), Pack({"model.onnx": BIG})
+
+    def without(asked: Asked, answer: Answer) -> Answer:
+        return Answer(status) if asked.path.endswith("model.sig") else answer
+
+    with serving(pack, without) as source, pytest.raises(Unsigned):
+        fetch(settings, pack, source.url)
+    assert store_of(settings).manifest(pack.id) is None
