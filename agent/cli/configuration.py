@@ -12,6 +12,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from agent.control.trusting import trusts_anybody
 from agent.documents.settings import Settings, Trust, bus_of, settings_from
 from agent.errors import DocumentError, UsageError
 from agent.links import registry
@@ -97,11 +98,11 @@ def problems(settings: Settings) -> Iterator[Problem]:
             yield from connection_problems("bus", bus)
     yield from _folders(settings)
     yield from _trust(settings.trust)
-    if settings.trust.unsigned == "refuse":
+    if settings.trust.unsigned == "refuse" and not trusts_anybody(settings.trust):
         yield Problem(
-            "trust.unsigned",
-            "the agent does not look at signatures yet, so it will refuse every pack",
-            '"allow"',
+            "trust.keys",
+            "nobody's signature counts, so every new pack will be refused",
+            'the file of a public key, made with `edgeward keygen --out release`: ["release.pub"]',
             fatal=False,
         )
 

@@ -103,8 +103,9 @@ class Trust(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             folder of the configuration file.
         ca: Certificates of the authority whose signers' signatures count as well; PEM.
         subject: The one signer: the subject of its certificate as `CN=Model release,O=Example`.
-        unsigned: What becomes of a pack that nobody has signed. `allow`: its digests are checked
-            and no more. The agent does not look at signatures yet: `refuse` refuses every pack.
+        unsigned: What becomes of a new pack that none of those has signed. `refuse`: it does not
+            serve. `allow`: its digests are checked and no more, and the report says so. A bad
+            signature by one of them is refused in any case.
     """
 
     keys: tuple[str | KeyFile, ...] = ()

@@ -100,12 +100,12 @@ def test_all_problems_are_told_at_once_and_warnings_alone_pass(
 ) -> None:
     text = f'state_dir = "{file.parent}"\n[trust]\nunsigned = "refuse"\n'
     assert check(file, text) == exits.DONE
-    assert "warning: trust.unsigned" in capsys.readouterr().out
+    assert "warning: trust.keys" in capsys.readouterr().out
     assert check(file, text + "[link]\nca = '/none'\nkey = '/none'\n") == exits.USAGE
     told = capsys.readouterr().out
     assert "link.ca" in told
     assert "link.cert: is missing" in told
-    assert "warning: trust.unsigned" in told
+    assert "warning: trust.keys" in told
 
 
 def test_a_state_folder_below_a_file_is_named(file: Path) -> None:
