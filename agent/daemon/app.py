@@ -23,6 +23,7 @@ from msgspec import structs
 from agent import __version__
 from agent.control import events as e
 from agent.control.state import DeviceState, packs_needed
+from agent.control.witnessing import evidence_of
 from agent.daemon import early
 from agent.daemon.acts import Acts
 from agent.daemon.bus import Bus
@@ -44,6 +45,7 @@ from agent.daemon.supervisor import Supervisor
 from agent.daemon.systemd import Notifier
 from agent.daemon.vouching import Vouching
 from agent.daemon.warm import Hint, WarmTemplates, find_groups, serving_runtimes
+from agent.daemon.witness import Witness, started
 from agent.device import vitals
 from agent.documents import codec
 from agent.documents.deployment import MAX_DEPLOYMENT_BYTES, Deployment, Slot
@@ -72,6 +74,7 @@ LOOK_AT_CHOICES_AFTER_S, LOOK_AT_CHOICES_EVERY_S = 30.0, 3600.0
 # Together less than systemd's TimeoutStopSec.
 DRAIN_S = 8.0
 ENDING_S = 3.0
+LAST_WORDS_S = 1.0
 PR_SET_DUMPABLE = 4
 
 
@@ -210,6 +213,12 @@ class Daemon:
             ),
             kept_again=lambda count: self.reporter.event("documents_not_kept", count=count),
         )
+        self.witness = Witness(
+            self.disk.evidence,
+            trouble=lambda error: self.reporter.in_trouble(
+                "evidence", failure_of(error) if error is not None else None
+            ),
+        )
         self.reporter = Reporter(
             self.settings,
             self.link,
@@ -269,6 +278,7 @@ class Daemon:
 
     def _moved(self, before: DeviceState, after: DeviceState, event: e.Event) -> None:
         self.reporter.moved(before, after, event)
+        self.witness.note(evidence_of(before, after, event))
         self.returning.look()
         self.compiling.look()
         self._tell_lost_state(after)
@@ -364,6 +374,7 @@ class Daemon:
             templates.end_all_but(needed)
         self._hint.follow(state)
         self._spawn(self.acts.serve_what_served())
+        self._spawn(self.witness.run(partial(started, self.settings, state)))
         await self.local.start()
         self._spawn(self.link.run(), core="the link")
         self._spawn(self.reconciler.run(), core="the reconciler")
@@ -414,6 +425,7 @@ class Daemon:
         await _within(_together(*closing), ENDING_S)
         servers = list(self.acts.servers.values())
         await _within(_together(*(server.stop(for_good=False) for server in servers)), DRAIN_S)
+        await _within(self.witness.flush(), LAST_WORDS_S)
         self.reporter.close()
         self.outbox.hold()
         buses = [server.bus.stop() for server in servers]

@@ -18,6 +18,7 @@ from agent.documents.settings import Settings
 from agent.errors import StoreCorrupt, StoreError
 from agent.store.ballast import Ballast
 from agent.store.compiled import CompiledStore
+from agent.store.evidence import EvidenceLog
 from agent.store.files import Files
 from agent.store.packs import PackStore
 from agent.store.spool import Spool
@@ -49,6 +50,7 @@ class Disk:
         self.damage: StoreCorrupt | None = None
         self.packs = PackStore(files, self._root, settings.limits.store_mb << 20)
         self.compiled = CompiledStore(files, self._root, settings.limits.compiled_mb << 20)
+        self.evidence = EvidenceLog(files, self._root / "evidence")
 
     def tidy(self) -> None:
         """Remove what an interrupted start left, and put by what a full disk will need."""

@@ -46,7 +46,7 @@ DEAD_LETTERS_AT_ONCE = 100
 DEAD_LETTERS_PER_S = 10.0
 TELL_COUNT_AFTER_S = 60.0
 # Which trouble the report names where there are several.
-TROUBLES = ("state", "lost state", "link", "spool", "report")
+TROUBLES = ("state", "lost state", "link", "spool", "evidence", "report")
 MAX_CLASSES = 32
 MAX_WHY = 500
 # Counters that are not of messages.

@@ -67,6 +67,12 @@ def _edgeward(arguments: list[str]) -> str:
     text = _help((sys.executable, "-m", "agent", name, "--help"))
     if not text:
         return f"edgeward has no command {name}"
+    if "\nCommands:" in text and arguments[1:] and not arguments[1].startswith("-"):
+        # A command of commands: the next word names the one that is meant.
+        name, arguments = f"{name} {arguments[1]}", arguments[1:]
+        text = _help((sys.executable, "-m", "agent", *name.split(), "--help"))
+        if not text:
+            return f"edgeward has no command {name}"
     return _unknown(arguments[1:], text, f"edgeward {name}")
 
 
