@@ -10,6 +10,7 @@ extras=onnx,tflite,cli
 wheel=
 device_id=
 broker=
+key=
 root=
 action=install
 dry_run=
@@ -27,6 +28,8 @@ again to update, or after changing an option: what is already as it should be is
   --extras LIST       what to install with it (default: onnx,tflite,cli; an empty LIST: none)
   --device-id NAME    this device's name, for a new settings file (default: the host's name)
   --broker URL        the broker to connect to, for a new settings file
+  --key FILE          the public key of whoever signs packs (`edgeward keygen` makes it): goes to
+                      /etc/edgeward/release.pub; a new settings file has all else refused
   --python PATH       the interpreter (default: the first Python 3.10 or newer on the PATH)
   --prefix DIR        put everything below DIR; makes no user and starts nothing
   --dry-run           only say what would be done
@@ -48,7 +51,7 @@ run() {
 
 while [ $# -gt 0 ]; do
     case $1 in
-        --wheel | --extras | --device-id | --broker | --python | --prefix)
+        --wheel | --extras | --device-id | --broker | --key | --python | --prefix)
             [ $# -ge 2 ] || fail "$1 needs a value"
             ;;
     esac
@@ -57,6 +60,7 @@ while [ $# -gt 0 ]; do
         --extras) extras=$2 ;;
         --device-id) device_id=$2 ;;
         --broker) broker=$2 ;;
+        --key) key=$2 ;;
         --python) PYTHON=$2 ;;
         --prefix) root=$2 ;;
         --dry-run) dry_run=yes ;;
@@ -66,7 +70,7 @@ while [ $# -gt 0 ]; do
         *) fail "unknown option $1; see --help" ;;
     esac
     case $1 in
-        --wheel | --extras | --device-id | --broker | --python | --prefix) shift 2 ;;
+        --wheel | --extras | --device-id | --broker | --key | --python | --prefix) shift 2 ;;
         *) shift ;;
     esac
 done
@@ -107,6 +111,10 @@ check_options() {
         *[!]A-Za-z0-9_:.,/@%[-]*) fail "--broker and --extras take no such characters: $broker $extras" ;;
     esac
     [ -z "$wheel" ] || [ -f "$wheel" ] || fail "no file $wheel"
+    [ -z "$key" ] || [ -f "$key" ] || fail "no file $key"
+    if [ -n "$key" ] && ! grep -q '^-----BEGIN PUBLIC KEY-----' "$key"; then
+        fail "$key holds no public key; --key takes the file that ends in .pub, never the private one"
+    fi
 }
 
 check_rights() {
@@ -150,14 +158,22 @@ write_settings() {
     # Secrets for the service are read by systemd, as root, and handed over in memory.
     run install -d -m 0755 "$settings"
     run install -d -m 0700 "$settings/secrets"
+    [ -z "$key" ] || install_file "$key" "$settings/release.pub"
     if [ -e "$settings/agent.toml" ]; then
         say "  Already there."
+        if [ -n "$key" ] && ! grep -q '^[^#]*release\.pub' "$settings/agent.toml"; then
+            say '  It does not name the key yet. Put into its [trust]:'
+            say '    keys = ["release.pub"]'
+            say '    unsigned = "refuse"'
+        fi
         return
     fi
     say "  + write $settings/agent.toml"
+    [ -n "$key" ] || say "  Without --key this device takes packs that nobody has signed; see docs/trust.md."
     [ -z "$dry_run" ] || return 0
     sed -e "${device_id:+s|^#device_id = .*|device_id = \"$device_id\"|}" \
         -e "${broker:+s|^url = .*|url = \"$broker\"|}" \
+        -e "${key:+s/^#keys = /keys = /; s/^#unsigned = /unsigned = /}" \
         "$here/agent.toml" >"$settings/agent.toml.new"
     chmod 0644 "$settings/agent.toml.new"
     mv "$settings/agent.toml.new" "$settings/agent.toml"

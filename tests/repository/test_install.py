@@ -90,6 +90,31 @@ def test_it_makes_program_settings_and_service_and_can_be_run_again(
     assert _settings(prefix).device_id == "mine"
 
 
+def test_with_a_key_the_device_takes_only_what_that_key_signs(tmp_path: Path, wheel: Path) -> None:
+    key, prefix = tmp_path / "team.pub", tmp_path / "root"
+    key.write_text("-----BEGIN PUBLIC KEY-----\n")
+    prefix.mkdir()
+    done = _fill(prefix, wheel, "--key", str(key))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert (prefix / "etc/edgeward/release.pub").read_bytes() == key.read_bytes()
+    assert (prefix / "etc/edgeward/release.pub").stat().st_mode & 0o777 == 0o644
+    trust = _settings(prefix).trust
+    assert (trust.keys, trust.unsigned) == (("release.pub",), "refuse")
+
+
+def test_a_key_given_later_is_put_there_and_the_settings_are_left_alone(
+    prefix: Path, tmp_path: Path, wheel: Path
+) -> None:
+    key, mine = tmp_path / "team.pub", prefix / "etc/edgeward/agent.toml"
+    key.write_text("-----BEGIN PUBLIC KEY-----\n")
+    before = mine.read_bytes()
+    assert _settings(prefix).trust.keys == ()
+    done = _fill(prefix, wheel, "--key", str(key))
+    assert (done.returncode, mine.read_bytes()) == (0, before)
+    assert "does not name the key yet" in done.stdout
+    assert (prefix / "etc/edgeward/release.pub").exists()
+
+
 def test_an_update_switches_in_one_step_and_keeps_one_step_back(
     prefix: Path, tmp_path: Path
 ) -> None:
@@ -147,6 +172,8 @@ def test_a_dry_run_says_all_and_does_nothing(tmp_path: Path, wheel: Path) -> Non
         (("--broker", 'mqtt://x"\nstate_dir="/'), "characters"),
         (("--extras", "onnx; rm"), "characters"),
         (("--wheel", "absent.whl"), "absent.whl"),
+        (("--key", "absent.pub"), "absent.pub"),
+        (("--key", __file__), "no public key"),
         (("--python", "/bin/false"), "/bin/false"),
         (("--wheel",), "needs a value"),
         (("--colour",), "--colour"),
