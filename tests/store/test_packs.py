@@ -213,6 +213,19 @@ def test_a_manifest_is_kept_while_its_files_are_fetched(tmp_path: Path) -> None:
     assert not store.has(OLD.pack_id)
 
 
+def test_a_signature_is_kept_with_its_pack_until_another_takes_its_place(tmp_path: Path) -> None:
+    store = store_at(tmp_path)
+    assert store.signature(OLD.pack_id) is None
+    deliver(store, OLD)
+    assert store.signature(OLD.pack_id) == b"signed"
+    store.install(OLD.pack_id, OLD.manifest, OLD.files, signature=b"signed again")
+    assert store.signature(OLD.pack_id) == b"signed again"
+    assert store.verify(OLD.pack_id) == ()
+    with pytest.raises(PackError, match="signature of 1048577 bytes"):
+        store.install(OLD.pack_id, OLD.manifest, OLD.files, signature=bytes((1 << 20) + 1))
+    assert store.signature(OLD.pack_id) == b"signed again"
+
+
 def test_a_pack_with_a_missing_file_is_not_installed(tmp_path: Path) -> None:
     store = store_at(tmp_path)
     receive(store, SHARED)
