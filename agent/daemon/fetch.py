@@ -235,9 +235,23 @@ class Fetcher:
             finally:
                 running.promised_bytes = 0
 
-        with self.turns.entered(scheme_of(source)) as running.entry:
+        # What is here already needs no turn, nor a window.
+        scheme = "" if await self._is_here(pack) else scheme_of(source)
+        with self.turns.entered(scheme) as running.entry:
             running.entry.urgent |= running.urgent
             await self.turns.run(running.entry, bring)
+
+    async def _is_here(self, pack: str) -> bool:
+        manifest = await in_thread(self._store.manifest, pack)
+        if manifest is None or not await in_thread(self._store.has, pack):
+            return False
+        signature = await in_thread(self._store.signature, pack)
+        try:
+            await self._vouching.judge(pack, manifest, signature)
+        except NotTrusted:
+            return False  # the source may know a newer signature
+        files, _ = await self._files_for(pack, manifest)
+        return not await in_thread(self._store.missing, files)
 
     async def _bring(self, pack: str, opened: Source, running: _Fetch) -> None:
         try:

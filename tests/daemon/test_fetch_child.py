@@ -23,7 +23,7 @@ from agent.daemon.fetch_child import ChildSource
 from agent.daemon.fetch_messages import Ask, Job
 from agent.daemon.fetch_source import Wanted
 from agent.documents.settings import FetchSettings, Settings, Trust
-from agent.errors import DigestMismatch, FetchError, SourceRefused, Unsigned
+from agent.errors import DigestMismatch, FetchError, FetchPostponed, SourceRefused, Unsigned
 from agent.store.files import Files
 from agent.store.packs import PackStore
 from tests.daemon.http_source import Answer, Asked, HttpSource, ranged
@@ -83,6 +83,24 @@ def test_a_pack_comes_from_a_server(tmp_path: Path) -> None:
     assert seen[-1] == (len(BIG) + 2, len(BIG) + 2)
     paths = [asked.path for asked in source.asked]
     assert paths == ["/manifest.json", "/model.onnx", "/data/labels"]
+
+
+def test_a_pack_that_is_here_waits_for_no_window_and_no_network(tmp_path: Path) -> None:
+    settings = settings_for(tmp_path)
+    settings = msgspec.structs.replace(settings, fetch=FetchSettings(metered="refuse"))
+    here, away = Pack({"model.onnx": BIG}), Pack({"model.onnx": BIG}, version="2")
+
+    async def story(source: str) -> None:
+        fetcher = fetcher_for(settings)
+        await fetcher.fetch(here.id, source)
+        fetcher.turns.metered(True)
+        await fetcher.fetch(here.id, source)
+        with pytest.raises(FetchPostponed, match="metered"):
+            await fetcher.fetch(away.id, source)
+
+    with serving(here) as source:
+        run(story(source.url))
+    assert_installed(store_of(settings), here)
 
 
 def test_a_pack_comes_from_an_allowed_folder(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ import pytest
 
 from agent.cli import exits
 from agent.cli.main import run
+from agent.store.parts import FLUSH_BYTES
 from tests.brokers import LocalBroker
 from tests.daemon.http_source import Answer, Asked, HttpSource, ranged
+from tests.scenarios import long_download
 from tests.scenarios.conftest import MakeDevice, Packs
 from tests.scenarios.device import client, until
 from tests.scenarios.test_deployments import DESIRED, REPORTED, deploy, slot
@@ -54,7 +56,7 @@ def test_a_pack_from_a_stick_is_deployed_later_without_a_source(
     one, device = packs.affine(1), make_device().start()
     config = ["--config", str(device.config)]
     assert run(["load", str(one.directory / "absent"), "--json", *config]) == exits.FAILED
-    assert json.loads(capsys.readouterr().out)["error"]["code"] == "fetch_failed"
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "source_missing"
     assert run(["load", str(one.directory), "--json", *config]) == exits.DONE
     told = json.loads(capsys.readouterr().out)
     assert (told["pack"], told["state"]) == (one.pack, "loaded")
@@ -118,3 +120,17 @@ def test_a_metered_network_holds_a_fetch_until_it_is_no_longer(
         deploy(user, "two", vib=slot(tmp_path, one.pack, **{"from": server.url(source)}))
         device.wait_for("vib", "active", one.pack)
         assert len(source.asked) > asked
+
+
+@pytest.mark.slow
+def test_a_pack_comes_over_a_line_that_drops_and_past_an_expired_address_and_a_kill(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    drops = ["--mib-s", "16", "--drops-after-s", "0.3", "0.6", "--away-s", "0.1"]
+    assert long_download.main(["--mib", "30", "--kills", "1", *drops]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["cuts"] >= 1
+    assert told["refused_as_expired"] >= 1
+    # A flush unit for the kill, and blocks that were not whole.
+    assert told["fetched_again_bytes"] <= FLUSH_BYTES + (told["cuts"] + 2) * 65_536
+    assert told["fetcher_peak_mib"] < 64
