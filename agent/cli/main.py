@@ -40,6 +40,7 @@ COMMANDS: Mapping[str, Entry] = {
     "load": Entry("agent.cli.load", "load", "Put a pack from a medium into the device's store."),
     "rollback": Entry("agent.cli.operate", "rollback", "Let a slot serve its previous pack again."),
     "logs": Entry("agent.cli.operate", "logs", "Show the agent's log on this device."),
+    "store": Entry("agent.cli.store", "store", "Read the packs on this device again; repair them."),
     "evidence": Entry(
         "agent.cli.evidence", "evidence", "Export what happened on this device, and verify that."
     ),

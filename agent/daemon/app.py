@@ -27,6 +27,7 @@ from agent.control.witnessing import evidence_of
 from agent.daemon import early
 from agent.daemon.acts import Acts
 from agent.daemon.bus import Bus
+from agent.daemon.checking import Checking
 from agent.daemon.climate import Climate, Outlook
 from agent.daemon.commands import Commands, roll_back
 from agent.daemon.compiling import Compiling
@@ -259,6 +260,12 @@ class Daemon:
 
     def _make_commands(self) -> None:
         self.loading = Loading(self.fetcher, self.settings)
+        self.checking = Checking(
+            self.disk.packs,
+            Path(self.settings.state_dir),
+            state=lambda: self.reconciler.state,
+            damaged=lambda slot, failure: self.reconciler.feed(e.Unservable(slot, failure)),
+        )
 
         async def status(request: dict[str, Any]) -> dict[str, Any]:
             return self.reporter.status()
@@ -267,7 +274,7 @@ class Daemon:
             socket_path(self.settings),
             {"status": status, "rollback": partial(roll_back, self.reconciler)},
             # Whoever manages the device from afar has no say in which folders it reads.
-            here={"load": self.loading.load},
+            here={"load": self.loading.load, "store_check": self.checking.check},
         )
         self.commands = Commands(self.local.answer, self.link.answer, self._spawn)
 
@@ -421,8 +428,8 @@ class Daemon:
         log.info("stopping")
         self.returning.close()
         await _within(self.climate.close(), ENDING_S)
-        closing = (self.reconciler.close(), self.loading.close(), self.fetcher.close())
-        await _within(_together(*closing), ENDING_S)
+        closing = (self.reconciler, self.loading, self.checking, self.fetcher)
+        await _within(_together(*(each.close() for each in closing)), ENDING_S)
         servers = list(self.acts.servers.values())
         await _within(_together(*(server.stop(for_good=False) for server in servers)), DRAIN_S)
         await _within(self.witness.flush(), LAST_WORDS_S)

@@ -103,15 +103,20 @@ class Blobs:
 
     def all(self) -> Iterator[Blob]:
         """Every blob, in no useful order."""
-        for folder in self._files.names(self._root):
-            for name in self._files.names(self._root / folder):
-                found = self._files.stat(self._root / folder / name)
-                if found is not None and not is_temporary(name):
+        for folder in self._shelves():
+            for name in self._files.names(folder):
+                found = self._files.stat(folder / name)
+                if found is not None and len(name) == 64 and not is_temporary(name):
                     yield Blob(name, found.st_size, found.st_nlink)
 
     def sweep(self) -> None:
-        for folder in self._files.names(self._root):
-            self._files.sweep(self._root / folder)
+        for folder in self._shelves():
+            self._files.sweep(folder)
+
+    def _shelves(self) -> list[Path]:
+        # What a person has put beside them must not end a fetch.
+        folders = [self._root / name for name in self._files.names(self._root)]
+        return [path for path in folders if len(path.name) == 2 and self._files.is_folder(path)]
 
 
 def sha256(files: Files, path: Path) -> str | None:

@@ -80,8 +80,8 @@ class PackFolders:
         self._files.remove_tree(doomed)
         self._files.unlink(self._list(pack_hex))
 
-    def bad_files(self, pack_hex: str) -> tuple[BadFile, ...]:
-        """Read all files of a pack; those that are not what was installed.
+    def links_of(self, pack_hex: str) -> dict[str, str]:
+        """The name of each file of a pack → the hex digits of the digest it must have.
 
         Raises:
             StoreCorrupt: The list of its files is missing or damaged.
@@ -92,7 +92,15 @@ class PackFolders:
             raise StoreCorrupt(
                 f"{self._list(pack_hex)}: missing or damaged", hint="deploy it again"
             )
-        links = msgspec.json.decode(sealed.document, type=dict[str, str])
+        return msgspec.json.decode(sealed.document, type=dict[str, str])
+
+    def bad_files(self, pack_hex: str) -> tuple[BadFile, ...]:
+        """Read all files of a pack; those that are not what was installed.
+
+        Raises:
+            StoreCorrupt: The list of its files is missing or damaged.
+        """
+        links = self.links_of(pack_hex)
         judged = [
             (name, to, self._judge(self.path(pack_hex) / name, to)) for name, to in links.items()
         ]

@@ -259,6 +259,13 @@ class PackStore:
                     self._blobs.drop(digest_hex)
             return bad
 
+    def remove(self, pack_id: str) -> None:
+        """Remove a pack that nobody needs, and the files that no other has."""
+        with self._lock:
+            if self.has(pack_id):
+                self._folders.remove(hex_of(pack_id))
+            list(self._drop_unused_blobs(set(self._receiving)))
+
     def reserve(self, needed_bytes: int, *, promised_bytes: int | None = None) -> None:
         """Check that so many more bytes may be stored.
 
