@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from hypothesis import given, settings
+
 from agent.control import events as e
 from agent.control.evidence import Entry
 from agent.control.lifecycle import step
@@ -20,6 +22,7 @@ from tests.control.stories import (
     run_to,
     slot,
 )
+from tests.control.test_histories import History, World, histories
 
 SIGNED = SlotTrust("signed", key="ab" * 32)
 
@@ -112,3 +115,36 @@ def test_steps_that_decide_nothing_leave_no_line() -> None:
     state = step(DeviceState(), desired("one", vib=slot(A))).state
     _, told = after(state, e.Fetched("vib", rollout(state).id))
     assert told == []
+
+
+class Witnessed(World):
+    """A world in which every change of what serves must leave its one line."""
+
+    def feed(self, event: e.Event) -> None:
+        before = self.state
+        super().feed(event)
+        if self.state is before:
+            return
+        told = evidence_of(before, self.state, event)
+        for name in {*before.slots, *self.state.slots}:
+            old, new = before.slots.get(name), self.state.slots.get(name)
+            lines = [entry for entry in told if entry.slot == name]
+            taken = [entry for entry in lines if entry.kind in ("activated", "returned")]
+            if new is None:
+                assert kinds(lines) == ["removed"]
+            elif new.serving is not None and (old is None or old.serving != new.serving):
+                assert [entry.pack for entry in taken] == [new.serving.pack]
+            else:
+                assert taken == []
+
+
+@settings(max_examples=100, deadline=None)
+@given(histories)
+def test_whatever_happens_each_change_of_what_serves_has_its_line(history: History) -> None:
+    world = Witnessed()
+    world.document({"vib": "A"}, "new name", newer_telemetry=False)
+    for what, *rest in history:
+        if what == "document":
+            world.document(*rest)
+        else:
+            world.happens(what, *rest)
