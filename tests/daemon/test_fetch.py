@@ -471,6 +471,8 @@ def test_what_is_on_its_way_for_one_slot_is_no_room_for_another(tmp_path: Path) 
         one.cancel()
         with pytest.raises(asyncio.CancelledError):
             await one
+        # What nobody waits for any longer lets go of its room a moment later.
+        await fetcher.close()
         await fetcher.fetch(second.id, "mqtt:")
 
     run(story())
