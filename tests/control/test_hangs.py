@@ -131,7 +131,7 @@ def test_looks_become_rarer_the_longer_a_message_takes() -> None:
 
 looks = st.lists(
     st.tuples(
-        st.floats(0.0, 2.0),  # since the last look
+        st.floats(0.0001, 2.0),  # since the last look
         st.floats(0.0, 4.0),  # processor time used meanwhile
         st.booleans(),
     ),
