@@ -1,6 +1,6 @@
 #!/bin/sh
 # Prepare .venv-model-signing with the field's standard tool, and print the path of its Python: what
-# EDGEWARD_MODEL_SIGNING names for the tests that hold our signatures against it.
+# PYTHON_WITH_MODEL_SIGNING names for the tests that hold our signatures against it.
 #
 # Does nothing, quickly, when model-signing.txt is that of the last time.
 set -eu

@@ -1,6 +1,6 @@
 """Our signatures against the field's standard tool, in both directions.
 
-EDGEWARD_MODEL_SIGNING names the Python of an environment that has it, such as the one that
+PYTHON_WITH_MODEL_SIGNING names the Python of an environment that has it, such as the one that
 `requirements/model_signing.sh` prepares.
 """
 
@@ -24,10 +24,10 @@ from agent.trust.keys import load_private_key
 from tests.author.signing import write_pack
 from tests.trust.signers import SUBJECT, Issuer
 
-TOOL = os.environ.get("EDGEWARD_MODEL_SIGNING", "")
+TOOL = os.environ.get("PYTHON_WITH_MODEL_SIGNING", "")
 pytestmark = pytest.mark.skipif(
     not TOOL,
-    reason="EDGEWARD_MODEL_SIGNING names no Python with model-signing; "
+    reason="PYTHON_WITH_MODEL_SIGNING names no Python with model-signing; "
     "requirements/model_signing.sh makes one",
 )
 DAY = dt.timedelta(days=1)
