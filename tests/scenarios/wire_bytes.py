@@ -203,7 +203,7 @@ url, root, sparing, asked = sys.argv[1:]
 store = PackStore(Files(), Path(root), 1 << 32)
 receiver = Receiver(store, fetch_http.HttpFiles(url), lambda here: None, sparing=sparing == "yes")
 pack, files = json.loads(asked)
-data = receiver.manifest()
+data = receiver.small("manifest.json")
 store.add_manifest(pack, data)
 before, began = peak(), time.process_time()
 for name, (digest, size) in files.items():
