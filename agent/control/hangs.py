@@ -27,9 +27,9 @@ CPU_TIMES = 20.0
 # And not less than this, counted from the first look on, nor less than its bytes may take to read.
 CPU_LEAST_S = 0.024
 CPU_A_BYTE_S = 0.2e-6
-# The first answer of a worker may take so many times as much: code, caches and pages are cold, and
-# the message would be lost for good should its successor be as slow.
-COLD_TIMES = 5.0
+# Nor less than this for the first answer of a worker: code, caches and pages are cold, and the
+# message would be lost for good should its successor be as slow.
+COLD_LEAST_S = 0.2
 # Codecs whose work is bounded by the shapes of a model: a picture of a few bytes may be huge.
 _BOUNDED_CODECS = frozenset({"v2_json", "v2_binary", "features", "raw", "csv", "pcm"})
 # Operators that do as much as their inputs' values say, as ONNX and TFLite call them.
@@ -150,7 +150,8 @@ def why_hung(
         return f"hung: asleep for {1000 * watch.asleep_s:.0f} ms with a message in hand"
     if patience.cpu_s is None:
         return ""
-    may_s = (patience.cpu_s + CPU_A_BYTE_S * payload_bytes) * (COLD_TIMES if cold else 1.0)
+    least_s = COLD_LEAST_S if cold else 0.0
+    may_s = max(patience.cpu_s, least_s) + CPU_A_BYTE_S * payload_bytes
     if watch.cpu_s >= may_s:
         return (
             f"hung: {1000 * watch.cpu_s:.0f} ms of processor time spent on one message, "
