@@ -42,16 +42,23 @@ class Hint:
     def __init__(self, files: Files, state_dir: Path) -> None:
         self._files = files
         self._path = state_dir / early.HINT_NAME
-        self._written: str | None = None
+        self._written: bytes | None = None
 
     def follow(self, state: DeviceState) -> None:
         """Write it where the state says something new; a disk that takes nothing is no trouble."""
-        names = "".join(f"{name}\n" for name in sorted(serving_runtimes(state)))
+        names = "".join(f"{name}\n" for name in sorted(serving_runtimes(state))).encode()
         if names == self._written:
             return
         with suppress(StoreError):
-            self._files.replace(self._path, names.encode())
+            # After most starts it says so already, and a flush can take long.
+            if self._read() != names:
+                self._files.replace(self._path, names)
         self._written = names
+
+    def _read(self) -> bytes | None:
+        with suppress(StoreError):
+            return self._files.read(self._path, early.MAX_HINT_BYTES)
+        return None  # damaged: something else is written over it
 
 
 def serving_runtimes(state: DeviceState) -> set[str]:

@@ -39,7 +39,7 @@ class WorkerGroups:
     ) -> WorkerGroups:
         """Move this process to a leaf of its delegated group, and get ready to limit others.
 
-        Call it once, before the first child is started.
+        Call it once, before the first worker is started; templates that run already move too.
 
         Raises:
             IsolationUnavailable: There is no such group; says why and what helps.

@@ -9,9 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from agent.control.state import DeviceState
 from agent.daemon import early
+from agent.daemon.warm import Hint
 from agent.links.spawn import Spawned
 from agent.links.template import TemplateProcess
+from agent.store.files import Files
 
 
 @pytest.fixture
@@ -87,3 +90,18 @@ def test_it_costs_next_to_no_import() -> None:
     )
     heavy = {"msgspec", "asyncio", "re", "json", "typing", "pathlib", "subprocess", "dataclasses"}
     assert heavy.isdisjoint(done.stdout.split())
+
+
+def test_a_hint_that_is_right_already_is_not_written_again(tmp_path: Path) -> None:
+    class Counting(Files):
+        replaced = 0
+
+        def replace(self, path: Path, data: bytes, mode: int = 0o600) -> None:
+            self.replaced += 1
+            super().replace(path, data, mode)
+
+    files, state = Counting(), DeviceState()
+    for _ in range(2):
+        Hint(files, tmp_path).follow(state)
+    assert files.replaced == 1
+    assert (tmp_path / early.HINT_NAME).read_bytes() == b""
