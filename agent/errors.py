@@ -253,3 +253,21 @@ class UsageError(AgentError):
 
 class ImpossibleEvent(RuntimeError):
     """A state machine got an event that its table has no row for: a bug, never bad data."""
+
+
+def retold(code: str, message: str, hint: str, *, otherwise: type[AgentError]) -> AgentError:
+    """Make the error that another process has told of by its code.
+
+    Args:
+        code: Of one of the classes here.
+        message: As it was told; nobody has looked at it.
+        hint: The same.
+        otherwise: The class where nobody here has that code.
+    """
+    found = (kind for kind in globals().values() if isinstance(kind, type))
+    kinds = {kind.code: kind for kind in found if issubclass(kind, AgentError)}
+    kind = kinds.get(code, otherwise)
+    # Only the base class takes a ready sentence; some kinds build theirs from parts.
+    error = kind.__new__(kind)
+    AgentError.__init__(error, message, hint=hint)
+    return error

@@ -14,7 +14,7 @@ from agent.cli.commands import HELP_SETTINGS
 from agent.cli.configuration import load_settings
 from agent.cli.status_table import print_status
 from agent.documents.text import printable
-from agent.errors import AgentError, UsageError
+from agent.errors import AgentError, UsageError, retold
 from agent.links.local import ask, find_socket
 
 STATUS_EPILOG = """\b
@@ -120,12 +120,8 @@ def raise_error(answer: dict[str, Any]) -> None:
     told = answer.get("error")
     if not isinstance(told, dict):
         return
-    kinds = {kind.code: kind for kind in _all_kinds(AgentError)}
-    kind = kinds.get(str(told.get("code")), AgentError)
-    error = kind.__new__(kind)
     message, hint = printable(str(told.get("message"))), printable(str(told.get("hint") or ""))
-    AgentError.__init__(error, message, hint=hint)
-    raise error
+    raise retold(str(told.get("code")), message, hint, otherwise=AgentError)
 
 
 def _printable(found: Any) -> Any:
@@ -135,7 +131,3 @@ def _printable(found: Any) -> Any:
     if isinstance(found, dict):
         return {printable(str(name)): _printable(value) for name, value in found.items()}
     return [_printable(value) for value in found] if isinstance(found, list) else found
-
-
-def _all_kinds(kind: type[AgentError]) -> list[type[AgentError]]:
-    return [kind, *(deeper for child in kind.__subclasses__() for deeper in _all_kinds(child))]

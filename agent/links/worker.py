@@ -12,9 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from agent import errors
 from agent.documents.text import printable
-from agent.errors import AgentError, RuntimeUnavailable, WorkerError, WorkerTimedOut
+from agent.errors import AgentError, RuntimeUnavailable, WorkerError, WorkerTimedOut, retold
 from agent.links.template import TemplateProcess, describe_exit, start_template
 from agent.wire import frames
 from agent.wire.worker import (
@@ -304,15 +303,7 @@ class BlockingWorker:
 
 def error_of(failed: Failed) -> AgentError:
     """Return the error that a worker told of by its code; `WorkerError` where it is unknown."""
-    kind = _kinds().get(failed.code, WorkerError)
-    # Only the base class takes a ready sentence; some kinds build theirs from parts.
-    error = kind.__new__(kind)
     # They quote the model's file, which anybody may have written.
     message = printable(failed.message, _MAX_MESSAGE_CHARACTERS)
-    AgentError.__init__(error, message, hint=printable(failed.hint, _MAX_HINT_CHARACTERS))
-    return error
-
-
-def _kinds() -> dict[str, type[AgentError]]:
-    found = (kind for kind in vars(errors).values() if isinstance(kind, type))
-    return {kind.code: kind for kind in found if issubclass(kind, AgentError)}
+    hint = printable(failed.hint, _MAX_HINT_CHARACTERS)
+    return retold(failed.code, message, hint, otherwise=WorkerError)

@@ -23,7 +23,7 @@ from agent.documents.deployment import Share
 from agent.documents.device import RuntimeFacts
 from agent.documents.manifest import Tensor
 from agent.documents.report import Isolation, Placement
-from agent.errors import AcceleratorFailed, AgentError, BadInput, ModelRejected
+from agent.errors import AcceleratorFailed, BadInput, ModelRejected, retold
 from agent.pipeline.tensors import DTYPES
 from agent.runtimes.api import Arrays, Runtime, Wanted
 from agent.wire.worker import Failed
@@ -203,11 +203,7 @@ def hear(stream: socket.socket, most: int) -> bytearray:
     failed = msgspec.json.decode(body, type=Failed)
     if failed.code == errors.MemoryLimit.code:
         raise MemoryError(failed.message)
-    known = (kind for kind in vars(errors).values() if isinstance(kind, type))
-    found = (k for k in known if issubclass(k, AgentError) and k.code == failed.code)
-    error = AgentError.__new__(next(found, AcceleratorFailed))
-    AgentError.__init__(error, failed.message, hint=failed.hint)
-    raise error
+    raise retold(failed.code, failed.message, failed.hint, otherwise=AcceleratorFailed)
 
 
 def gone() -> AcceleratorFailed:
