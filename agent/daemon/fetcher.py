@@ -7,9 +7,7 @@ what it has received outlives it.
 
 from __future__ import annotations
 
-import ctypes
 import logging
-import os
 import signal
 import sys
 import time
@@ -31,6 +29,7 @@ from agent.daemon.fetch_regions import (
     in_blocks,
 )
 from agent.daemon.fetch_ways import Named, Shorter
+from agent.daemon.short_lived import end_with
 from agent.documents.pack_names import SIGNATURE
 from agent.documents.report import Failure
 from agent.errors import AgentError, DigestMismatch, FetchError, SourceMissing, StoreError
@@ -39,7 +38,6 @@ from agent.store.packs import PackStore
 from agent.store.parts import Part
 from agent.wire.blocks import BLOCK_BYTES
 
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 FLUSH_EVERY_S = 10.0
 TELL_EVERY_S = 0.25
 
@@ -278,11 +276,7 @@ def _end_with(parent_pid: int) -> None:
     """End in order on SIGTERM, which also comes when the daemon is gone."""
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        sys.exit(0)
+    end_with(parent_pid, signal.SIGTERM)
 
 
 if __name__ == "__main__":

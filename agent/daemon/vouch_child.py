@@ -6,21 +6,19 @@ strangers wrote and carries `cryptography`; the daemon does neither.
 
 from __future__ import annotations
 
-import ctypes
-import os
 import resource
 import signal
 import sys
 
 import msgspec
 
+from agent.daemon.short_lived import end_with
 from agent.daemon.vouch_messages import Answer, Question
 from agent.documents.report import Failure
 from agent.errors import AgentError, NotTrusted, UsageError, VouchingFailed
 from agent.store.trust_files import read_trust
 from agent.trust.verify import verify_bundle
 
-PR_SET_PDEATHSIG, PR_SET_NO_NEW_PRIVS = 1, 38
 # A signature takes milliseconds, and a list of 1024 files some megabytes.
 CPU_S, MEMORY_BYTES = 30, 512 << 20
 
@@ -52,11 +50,7 @@ def _failed(error: AgentError) -> Answer:
 
 def _confine(parent_pid: int) -> None:
     """Bound what a parser could be made to take, write or run, and end with the daemon."""
-    libc = ctypes.CDLL(None)
-    libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    if os.getppid() != parent_pid:
-        sys.exit(0)
+    end_with(parent_pid, signal.SIGKILL)
     for limit, most in (
         (resource.RLIMIT_CPU, CPU_S),
         (resource.RLIMIT_AS, MEMORY_BYTES),
