@@ -28,7 +28,7 @@ def make_certificates(folder: Path, days: tuple[float, float] = (-1, 1)) -> Path
         .add_extension(
             x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key()), critical=False
         )
-        .add_extension(_usage(signs=True), critical=True)
+        .add_extension(usage(signs=True), critical=True)
         .sign(authority_key, hashes.SHA256())
     )
     (folder / "ca.pem").write_bytes(ca.public_bytes(serialization.Encoding.PEM))
@@ -42,7 +42,7 @@ def make_certificates(folder: Path, days: tuple[float, float] = (-1, 1)) -> Path
                 x509.AuthorityKeyIdentifier.from_issuer_public_key(authority_key.public_key()),
                 critical=False,
             )
-            .add_extension(_usage(signs=False), critical=True)
+            .add_extension(usage(signs=False), critical=True)
             .sign(authority_key, hashes.SHA256())
         )
         (folder / f"{file}.pem").write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
@@ -78,7 +78,8 @@ def _builder(
     )
 
 
-def _usage(*, signs: bool) -> x509.KeyUsage:
+def usage(*, signs: bool) -> x509.KeyUsage:
+    """What a key may do: sign certificates, or data."""
     return x509.KeyUsage(
         digital_signature=not signs,
         content_commitment=False,

@@ -53,9 +53,9 @@ def make_cases(
         AgentError: The model does not run on them; says why.
     """
     # Every output with its exact bits, whatever the pack will encode.
-    draft = msgspec.structs.replace(
+    draft = replace(
         manifest,
-        pipeline=msgspec.structs.replace(manifest.pipeline, encode={"codec": "v2_binary"}),
+        pipeline=replace(manifest.pipeline, encode={"codec": "v2_binary"}),
     )
     missing: RuntimeUnavailable | None = None
     for candidate in candidates_here(manifest):

@@ -122,12 +122,14 @@ def read_key(path: Path, password: bytes | None = None) -> EllipticCurvePrivateK
         raise UsageError(f"{path}: {error.message}", hint=error.hint) from None
 
 
-def read_password(path: Path) -> bytes:
-    """Read a password; a line end behind it is not part of it.
+def read_password(path: Path | None) -> bytes | None:
+    """Read a password, if a file is given; a line end behind it is not part of it.
 
     Raises:
-        UsageError: There is none.
+        UsageError: The file holds none.
     """
+    if path is None:
+        return None
     password = read_small(path, _MAX_PASSWORD_BYTES).rstrip(b"\r\n")
     if not password:
         raise UsageError(f"{path}: holds no password")

@@ -104,7 +104,7 @@ def pack(
     from agent.author.sign import read_key, read_password, sign_pack
     from agent.author.spec import read_spec
 
-    password = read_password(password_file) if password_file else None
+    password = read_password(password_file)
     signer = read_key(key, password) if key else None
     packed = make(
         model,

@@ -37,7 +37,7 @@ def keygen(out: Path, curve: str, password_file: Path | None, as_json: bool) -> 
     """Make a pair of keys: NAME signs packs and stays with you, NAME.pub goes onto devices."""
     from agent.author import sign as author
 
-    password = author.read_password(password_file) if password_file else None
+    password = author.read_password(password_file)
     made = author.make_key(out, password=password, curve=curve)
     if as_json:
         _json(made)
@@ -78,7 +78,7 @@ def sign(
 
     signed = author.sign_pack(
         directory,
-        author.read_key(key, author.read_password(password_file) if password_file else None),
+        author.read_key(key, author.read_password(password_file)),
         certificates=author.read_certificates(certificate) if certificate else (),
         out=out,
     )

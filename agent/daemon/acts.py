@@ -7,10 +7,10 @@ import logging
 import random
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING
 
 import msgspec
-from msgspec import structs
 from msgspec.structs import replace
 
 from agent.control import events as e
@@ -132,12 +132,13 @@ class Acts(msgspec.Struct):
         name, target = action.slot, action.target
         manifest = self._manifest(target.pack)
 
-        def load(way: Way) -> Load:
-            return self._plan_of(name, target, manifest, way, probe=True).load
-
         await self._check_complete(manifest, target)
         choice = await self.chooser().choose(
-            manifest, target.pin, load, self._deadline_s(manifest), self._threads_taken(name)
+            manifest,
+            target.pin,
+            partial(self._load_to_probe, name, target, manifest),
+            self._deadline_s(manifest),
+            self._threads_taken(name),
         )
         log.info("slot=%s runs %s: %s", name, choice.way, choice.because)
         for tried in choice.tried:
@@ -404,17 +405,17 @@ class Acts(msgspec.Struct):
         folder = await self.compiled(plan.manifest, plan.way)
         if not folder and plan.spare is not None:
             return plan.spare
-        return replace(plan, load=structs.replace(plan.load, cache=folder))
+        return replace(plan, load=replace(plan.load, cache=folder))
 
     def to_compile(self, name: str, target: Slot, choice: Choice) -> Wanted:
         """What compiling for a slot takes."""
         manifest = self._manifest(target.pack)
 
-        def load(way: Way) -> Load:
-            return self._plan_of(name, target, manifest, way, probe=True).load
+        load = partial(self._load_to_probe, name, target, manifest)
+        return Wanted(name, target.pack, manifest, choice, load, self._deadline_s(manifest))
 
-        deadline_s = self._deadline_s(manifest)
-        return Wanted(name, target.pack, manifest, choice, load, deadline_s)
+    def _load_to_probe(self, name: str, target: Slot, manifest: Manifest, way: Way) -> Load:
+        return self._plan_of(name, target, manifest, way, probe=True).load
 
     def _plan_of(
         self,

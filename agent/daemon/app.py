@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from msgspec import structs
 
 from agent import __version__
@@ -482,7 +481,7 @@ def main(
     gc.enable()
     # Workers and fetchers start elsewhere: every path they are given must be whole.
     root = Path(settings.state_dir).absolute()
-    settings = msgspec.structs.replace(settings, state_dir=str(root))
+    settings = structs.replace(settings, state_dir=str(root))
     with lock_state_dir(root):
         start_logging(settings.log_level, root / "log")
         if os.geteuid() == 0:

@@ -213,7 +213,7 @@ class Climate:
             self._tell(verdict, message, hint)
         # At once: what it is for may happen in the next second.
         serving = self._serves() and not self._closed
-        self._record = msgspec.structs.replace(self._record, serving=serving)
+        self._record = replace(self._record, serving=serving)
         await self._save()
 
     def _found(self) -> tuple[PowerRecord, str]:
@@ -229,7 +229,7 @@ class Climate:
         now, seen, record = self._clock(), self._seen, self._record
         low = seen is not None and seen.undervoltage is True
         calm = now - self._started_at >= power.CALM_S
-        self._record = msgspec.structs.replace(
+        self._record = replace(
             record,
             serving=self._serves() and not self._closed,
             undervoltage=record.undervoltage or low,
@@ -244,7 +244,7 @@ class Climate:
     async def close(self) -> None:
         """Note that the agent ends in order, before anything else is done about that."""
         self._closed = True
-        self._record = msgspec.structs.replace(self._record, serving=False)
+        self._record = replace(self._record, serving=False)
         await self._save()
 
     async def _save(self) -> None:

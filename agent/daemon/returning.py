@@ -12,7 +12,7 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from agent.control import events as e
-from agent.control.state import DeviceState, SlotState, choice_for, choice_key
+from agent.control.state import DeviceState, SlotState, choice_for, choice_key, settled
 from agent.daemon.serving import RETURN_LAST_S
 from agent.documents.choice import Choice, Way
 from agent.documents.deployment import Slot
@@ -72,7 +72,7 @@ class Returning:
             await asyncio.sleep(after_s)
             after_s = min(RETURN_LAST_S, 2 * after_s)
             entry = self._state().slots.get(name)
-            if entry is None or entry.serving is None or not _is_settled(entry):
+            if entry is None or entry.serving is None or not settled(entry):
                 continue
             choice = choice_for(self._state(), entry.serving)
             if choice is None:
@@ -95,7 +95,3 @@ def _awaited(state: DeviceState, entry: SlotState) -> _Awaited | None:
         return None
     again = choice.again.way if choice.again is not None else None
     return choice_key(entry.serving), again, choice.absent
-
-
-def _is_settled(entry: SlotState) -> bool:
-    return entry.rollout is None and entry.looping is None and entry.damaged is None

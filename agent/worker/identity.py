@@ -7,9 +7,9 @@ user that it becomes owns nothing and is nobody else's.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
-from agent.worker.kernel import LayerUnavailable
+from agent.worker.kernel import LayerUnavailable, is_denied
 
 LAYER = "uid"
 
@@ -53,12 +53,4 @@ def is_left(user: int, parent: int) -> bool:
     if (os.getresuid(), os.getresgid()) != ((user,) * 3, (user,) * 3) or os.getgroups():
         return False
     ways_back = (lambda: os.setuid(0), lambda: os.setgid(0), lambda: os.kill(parent, 0))
-    return all(map(_fails, ways_back))
-
-
-def _fails(attempt: Callable[[], object]) -> bool:
-    try:
-        attempt()
-    except OSError:
-        return True
-    return False
+    return all(map(is_denied, ways_back))

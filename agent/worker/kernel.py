@@ -6,6 +6,7 @@ import ctypes
 import os
 import platform
 import struct
+from collections.abc import Callable
 
 PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS = 1, 4, 38
 _CAPABILITY_VERSION_3 = 0x20080522
@@ -67,3 +68,12 @@ def machine() -> str:
     """Return whose numbers of system calls hold: a 32-bit program has others than its kernel."""
     name = platform.machine()
     return name if struct.calcsize("P") == 8 or name not in ("x86_64", "aarch64") else "armv7l"
+
+
+def is_denied(attempt: Callable[[], object]) -> bool:
+    """Whether the kernel refuses an attempt."""
+    try:
+        attempt()
+    except OSError:
+        return True
+    return False

@@ -9,7 +9,6 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 
 import msgspec
-from msgspec import structs
 from msgspec.structs import replace
 
 from agent.errors import (
@@ -104,7 +103,7 @@ def _open(runtime: Runtime, load: Load, held: Held) -> Model:
         confine.narrow(held, runtime.name)
     except LayerUnavailable as error:
         raise IsolationUnavailable(f"system calls cannot be limited: {error.reason}") from None
-    return replace(model, ready=structs.replace(model.ready, isolation=held.report()))
+    return replace(model, ready=replace(model.ready, isolation=held.report()))
 
 
 class Conversation:

@@ -17,7 +17,7 @@ import msgspec
 
 from agent.worker import confine, identity, kernel, landlock, namespaces, root, seccomp
 from agent.worker.confine import Plan
-from agent.worker.kernel import LayerUnavailable
+from agent.worker.kernel import LayerUnavailable, is_denied
 from agent.worker.root import Bind
 
 DEADLINE_S = 5.0
@@ -147,7 +147,7 @@ def _is_left(name: str, address: str) -> bool:
     namespaces.enter([name])
     if name == "net":
         with socket.socket(socket.AF_UNIX) as probe:
-            return _fails(lambda: probe.connect(address))
+            return is_denied(lambda: probe.connect(address))
     return own.readlink() != before
 
 
@@ -156,7 +156,7 @@ def _is_alone() -> bool:
     return (
         Path(_LIBRARIES).exists()
         and not Path(_HIDDEN).exists()
-        and _fails(lambda: os.open("/new", os.O_CREAT | os.O_WRONLY, 0o600))
+        and is_denied(lambda: os.open("/new", os.O_CREAT | os.O_WRONLY, 0o600))
     )
 
 
@@ -168,27 +168,19 @@ def _is_another_user(user: int) -> bool:
 
 def _is_restricted() -> bool:
     landlock.restrict([_LIBRARIES, _VISIBLE])
-    return _fails(lambda: os.open(_NOT_ALLOWED, os.O_RDONLY)) and any(Path(_LIBRARIES).iterdir())
+    return is_denied(lambda: os.open(_NOT_ALLOWED, os.O_RDONLY)) and any(Path(_LIBRARIES).iterdir())
 
 
 def _is_filtered() -> bool:
     seccomp.deny()
-    return _fails(socket.socket) and _fails(_fork)
+    return is_denied(socket.socket) and is_denied(_fork)
 
 
 def _is_narrowed() -> bool:
     seccomp.allow_only_known()
-    return _fails(lambda: os.getpgid(0)) and os.getpid() > 0
+    return is_denied(lambda: os.getpgid(0)) and os.getpid() > 0
 
 
 def _fork() -> None:
     if os.fork() == 0:
         os._exit(0)
-
-
-def _fails(attempt: Callable[[], object]) -> bool:
-    try:
-        attempt()
-    except OSError:
-        return True
-    return False

@@ -57,7 +57,7 @@ def order_for(device: str, *, slot: str = "vibration", name: str = "d-1", **more
 
 
 def run(broker: LocalBroker, offer: Offer, order: Order) -> list[Event]:
-    target = msgspec.structs.replace(order.target, pack=offer.id)
+    target = replace(order.target, pack=offer.id)
     asked = replace(order, target=target)
     with Broker(BrokerOptions(broker.url)) as connection:
         return list(deploy(connection, offer, asked))
@@ -146,7 +146,7 @@ def test_a_document_that_takes_the_slot_away_ends_the_wait(
 ) -> None:
     def overtake(device: Device, desired: Deployment) -> None:
         if len(device.deployments) == 1:
-            slot = msgspec.structs.replace(desired.slots["vibration"], pack="sha256:" + "0" * 64)
+            slot = replace(desired.slots["vibration"], pack="sha256:" + "0" * 64)
             newer = Deployment(1, "newer", {"vibration": slot})
             document = msgspec.json.encode(newer)
             device.broker.publish(f"{device.prefix}desired", document, retain=True, wait=True)
@@ -246,7 +246,7 @@ def test_an_order_that_no_device_could_take_is_refused_here(
     mosquitto: LocalBroker, offer: Offer, field: str, value: object, path: str
 ) -> None:
     order = order_for("never")
-    target = msgspec.structs.replace(order.target, **{field: value})
+    target = replace(order.target, **{field: value})
     with pytest.raises(DocumentError, match=path):
         run(mosquitto, offer, replace(order, target=target))
 

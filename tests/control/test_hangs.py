@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -217,7 +216,7 @@ def manifest(variant: dict[str, Any] | None = None, **more: Any) -> Manifest:
 
 
 def changed(value: Any, **changes: Any) -> Any:
-    return msgspec.structs.replace(value, **changes)
+    return replace(value, **changes)
 
 
 def test_processor_time_follows_the_dearest_measured_message_and_all_threads() -> None:

@@ -87,7 +87,7 @@ def test_a_pack_comes_from_a_server(tmp_path: Path) -> None:
 
 def test_a_pack_that_is_here_waits_for_no_window_and_no_network(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
-    settings = msgspec.structs.replace(settings, fetch=FetchSettings(metered="refuse"))
+    settings = replace(settings, fetch=FetchSettings(metered="refuse"))
     here, away = Pack({"model.onnx": BIG}), Pack({"model.onnx": BIG}, version="2")
 
     async def story(source: str) -> None:

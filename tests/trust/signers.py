@@ -18,6 +18,7 @@ from agent.trust.bundle import PAYLOAD_TYPE, write_bundle
 from agent.trust.in_toto import write_statement
 from agent.trust.keys import trusted_key
 from agent.trust.verify import TrustedKeys
+from tests.certificates import usage as key_usage
 
 NOW = dt.datetime(2026, 11, 24, 12, tzinfo=dt.timezone.utc)
 DAY = dt.timedelta(days=1)
@@ -110,7 +111,7 @@ class Issuer:
             constraints = x509.BasicConstraints(ca=ca, path_length=None)
             builder = builder.add_extension(constraints, critical=True)
         if signs is not None:
-            builder = builder.add_extension(_usage(signs=signs), critical=True)
+            builder = builder.add_extension(key_usage(signs=signs), critical=True)
         self.certificate = builder.sign(self.key, hashes.SHA256())
 
     @property
@@ -133,7 +134,7 @@ class Issuer:
         builder = _builder(name(common), self.name, key.public_key(), begin, end)
         if purpose is not None:
             builder = builder.add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-        usage = _usage(signs=not digital_signature)
+        usage = key_usage(signs=not digital_signature)
         builder = builder.add_extension(usage, critical=True)
         for extension, critical in extensions:
             builder = builder.add_extension(extension, critical=critical)
@@ -156,18 +157,4 @@ def _builder(
         .not_valid_before(begin)
         .not_valid_after(end)
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-    )
-
-
-def _usage(*, signs: bool) -> x509.KeyUsage:
-    return x509.KeyUsage(
-        digital_signature=not signs,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=signs,
-        crl_sign=signs,
-        encipher_only=False,
-        decipher_only=False,
     )
